@@ -1,0 +1,177 @@
+"""The envelope: one message with its headers; and the frame, one or more envelopes to one shard.
+
+On the wire an envelope is a msgpack map with short keys, absent ones are default, unknown ones are kept.
+A frame's body is a msgpack array of envelopes; its headers carry the numbers that acceptance looks at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import msgpack
+from starling.core import limits, names
+from starling.core.ids import AgentId, TopicId
+from starling.errors import DecodeError
+
+NORMAL_PRIORITY: Final = 1
+
+_KNOWN: Final = frozenset(
+    {"i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch"}
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Envelope:
+    """One message with its headers. Not to be changed once made.
+
+    created, not_before and deadline are milliseconds since 1970 (0: none); content_type "" is JSON;
+    chain: the agents that wait for the answer of this call, outermost first.
+    """
+
+    id: str
+    type: str
+    body: bytes
+    target: AgentId
+    content_type: str = ""
+    sender: AgentId | None = None
+    topic: TopicId | None = None
+    reply: str = ""
+    trace: str = ""
+    created: int = 0
+    priority: int = NORMAL_PRIORITY
+    not_before: int = 0
+    deadline: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    attempt: int = 0
+    chain: tuple[str, ...] = ()
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+
+    def pack(self) -> bytes:
+        """Return the msgpack map."""
+        target = self.target
+        value: dict[str, Any] = {"i": self.id, "t": self.type, "b": self.body, "a": (target.type, target.key)}
+        if self.content_type:
+            value["ct"] = self.content_type
+        if self.sender is not None:
+            value["s"] = (self.sender.type, self.sender.key)
+        if self.topic is not None:
+            value["tp"] = (self.topic.type, self.topic.source)
+        if self.reply:
+            value["r"] = self.reply
+        if self.trace:
+            value["tr"] = self.trace
+        if self.created:
+            value["c"] = self.created
+        if self.priority != NORMAL_PRIORITY:
+            value["p"] = self.priority
+        if self.not_before:
+            value["nb"] = self.not_before
+        if self.deadline:
+            value["dl"] = self.deadline
+        if self.headers:
+            value["h"] = dict(self.headers)
+        if self.attempt:
+            value["at"] = self.attempt
+        if self.chain:
+            value["ch"] = self.chain
+        if self.unknown:
+            value.update(self.unknown)
+        return msgpack.packb(value)  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_map(cls, value: Mapping[str, Any]) -> Envelope:
+        """Read one map of a frame. Raises DecodeError."""
+        try:
+            kind, key = value["a"]
+            sender, topic = value.get("s"), value.get("tp")
+            return cls(
+                id=value["i"],
+                type=value["t"],
+                body=value["b"],
+                target=known_agent(kind, key),
+                content_type=value.get("ct", ""),
+                sender=None if sender is None else known_agent(*sender),
+                topic=None if topic is None else TopicId(*topic),
+                reply=value.get("r", ""),
+                trace=value.get("tr", ""),
+                created=value.get("c", 0),
+                priority=value.get("p", NORMAL_PRIORITY),
+                not_before=value.get("nb", 0),
+                deadline=value.get("dl", 0),
+                headers=value.get("h") or {},
+                attempt=value.get("at", 0),
+                chain=tuple(value.get("ch", ())),
+                unknown={}
+                if _KNOWN.issuperset(value)
+                else {k: v for k, v in value.items() if k not in _KNOWN},
+            )
+        except Exception as error:
+            raise DecodeError(f"envelope: {error!r}") from error
+
+
+_agents: dict[tuple[str, str], AgentId] = {}
+
+
+def known_agent(kind: str, key: str) -> AgentId:
+    """Return the id; the checks are paid for once per agent seen lately."""
+    found = _agents.get((kind, key))
+    if found is None:
+        if len(_agents) >= 65_536:
+            _agents.clear()
+        found = _agents[(kind, key)] = AgentId(kind, key)
+    return found
+
+
+class FrameHeader(NamedTuple):
+    """What acceptance looks at. source: "incarnation.shard" of the sending shard, "" from outside."""
+
+    source: str = ""
+    number: int = 0
+    previous: int = 0
+    version: int = limits.WIRE_VERSION
+
+    def encode(self) -> dict[str, str]:
+        return {
+            names.VERSION: str(self.version),
+            names.SOURCE: self.source,
+            names.NUMBER: str(self.number),
+            names.PREVIOUS: str(self.previous),
+        }
+
+    @classmethod
+    def decode(cls, headers: Mapping[str, str] | None) -> FrameHeader:
+        """Raises DecodeError."""
+        if not headers:
+            return cls()
+        try:
+            return cls(
+                headers.get(names.SOURCE, ""),
+                int(headers.get(names.NUMBER, 0)),
+                int(headers.get(names.PREVIOUS, 0)),
+                int(headers.get(names.VERSION, 1)),
+            )
+        except ValueError as error:
+            raise DecodeError(f"frame headers: {error}") from error
+
+
+def frame_body(packed: Iterable[bytes]) -> bytes:
+    """Join packed envelopes to one frame."""
+    parts = list(packed)
+    return bytes(_array_header(len(parts)) + b"".join(parts))
+
+
+def _array_header(length: int) -> bytes:
+    return bytes(msgpack.Packer().pack_array_header(length))
+
+
+def open_frame(body: bytes) -> list[Mapping[str, Any]]:
+    """Return the maps of a frame's envelopes. Raises DecodeError."""
+    try:
+        value = msgpack.unpackb(body)
+    except Exception as error:  # msgpack raises ValueErrors, its own errors and plain Exceptions
+        raise DecodeError(f"frame: {error!r}") from error
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
+        raise DecodeError("frame: not an array of maps")
+    return value

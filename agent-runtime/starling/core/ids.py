@@ -1,0 +1,117 @@
+"""Addresses: which agent, which topic, which shard."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import NewType
+
+from starling.core import limits
+from starling.errors import SpecError
+
+PoolName = NewType("PoolName", str)
+PodName = NewType("PodName", str)
+ShardId = NewType("ShardId", int)
+Epoch = NewType("Epoch", int)
+
+_AGENT_TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
+_TOPIC_TYPE = re.compile(r"[\w.:=-]+")
+_PLAIN = re.compile(r"[A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class AgentId:
+    """One agent: its type and its key. The text form is ``type/key``; a key may hold any text."""
+
+    type: str
+    key: str
+
+    def __post_init__(self) -> None:
+        check_agent_type(self.type)
+        check_key(self.key)
+
+    def __str__(self) -> str:
+        return f"{self.type}/{self.key}"
+
+    @classmethod
+    def parse(cls, text: str) -> AgentId:
+        """Read ``type/key``. Raises SpecError."""
+        kind, slash, key = text.partition("/")
+        if not slash:
+            raise SpecError("agent", f"{text!r} is not of the form type/key")
+        return cls(kind, key)
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TopicId:
+    """One topic: its type, and the source that it is about (any text)."""
+
+    type: str
+    source: str
+
+    def __post_init__(self) -> None:
+        check_topic_type(self.type)
+
+    def __str__(self) -> str:
+        return f"{self.type}/{self.source}"
+
+
+def check_agent_type(text: str) -> str:
+    """Return the agent type, or raise SpecError."""
+    if len(text) > limits.MAX_AGENT_TYPE or not _AGENT_TYPE.fullmatch(text):
+        raise SpecError(
+            "agent type",
+            f"{text!r} must start with a letter or '_', go on with letters, digits, '_', '-' and inner dots, "
+            f"and have at most {limits.MAX_AGENT_TYPE} characters",
+        )
+    return text
+
+
+def check_key(text: str) -> str:
+    """Return the key, or raise SpecError."""
+    size_bytes = len(text.encode())
+    if not 0 < size_bytes <= limits.MAX_KEY_BYTES:
+        raise SpecError(
+            "agent key", f"must have 1 to {limits.MAX_KEY_BYTES} bytes, this one has {size_bytes}"
+        )
+    return text
+
+
+def check_topic_type(text: str) -> str:
+    """Return the topic type, or raise SpecError."""
+    if not _TOPIC_TYPE.fullmatch(text):
+        raise SpecError("topic type", f"{text!r} may hold word characters, '-', '.', ':' and '=' only")
+    return text
+
+
+def token(text: str) -> str:
+    """Return `text` as one subject token; different texts give different tokens.
+
+    Letters, digits, '_' and '-' stay; every other byte of the UTF-8 form becomes ``=XX``.
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    return "".join(
+        chr(byte) if chr(byte).isascii() and (chr(byte).isalnum() or byte in b"_-") else f"={byte:02X}"
+        for byte in text.encode()
+    )
+
+
+def untoken(text: str) -> str:
+    """Return the text that `token` made this from."""
+    if "=" not in text:
+        return text
+    head, *rest = text.split("=")
+    return (head.encode() + b"".join(bytes.fromhex(part[:2]) + part[2:].encode() for part in rest)).decode()
+
+
+def shard_of(agent_type: str, key: str, shards: int) -> ShardId:
+    """Return the agent's shard among `shards`.
+
+    FNV-1a, 32 bit (Fowler, Noll, Vo), over both tokens without a separator: what the NATS server's own
+    partition mapping computes over two tokens, so that a server-side mapping finds the same shard.
+    """
+    value = 2166136261
+    for byte in (token(agent_type) + token(key)).encode():
+        value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
+    return ShardId(value % shards)

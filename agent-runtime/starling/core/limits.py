@@ -1,0 +1,56 @@
+"""Every limit and default of the data plane, in one place. Sizes in bytes, times in seconds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+WIRE_VERSION: Final = 1
+
+DEFAULT_SHARDS: Final = 16
+MAX_SHARDS: Final = 1024
+MAX_AGENT_TYPE: Final = 63
+MAX_KEY_BYTES: Final = 256
+
+MAX_COMMIT: Final = 512 * KIB
+MAX_BODY: Final = 256 * KIB
+MAX_TURN_TARGETS: Final = 1000
+WINDOW: Final = 4096
+READ_AHEAD_MESSAGES: Final = 1024
+READ_AHEAD_BYTES: Final = 4 * MIB
+MAILBOX_LIMIT: Final = 100_000
+MAILBOX_MAX_BYTES: Final = 1024 * MIB
+DEAD_LETTER_LIMIT: Final = 100_000
+DEAD_LETTER_MAX_BYTES: Final = 1024 * MIB
+OUTBOX_PAUSES_OUTSIDE: Final = 4 * MIB
+OUTBOX_REFUSES_SENDS: Final = 64 * MIB
+
+SNAPSHOT_RECORDS: Final = 4096
+SNAPSHOT_BYTES: Final = 32 * MIB
+
+DEDUPE_WINDOW: Final = 30.0
+MAX_CONCURRENT_TURNS: Final = 256
+CALL_TIMEOUT: Final = 30.0
+MAX_CALL_TIMEOUT: Final = 3600.0
+ATTEMPTS: Final = 5
+BACKOFF_FIRST: Final = 1.0
+BACKOFF_CAP: Final = 60.0
+PASSIVATION_IDLE: Final = 600.0
+
+MEMBER_TTL: Final = 10.0
+MEMBER_RENEWAL: Final = 3.0
+MEMBER_GRACE: Final = 2.0
+LIVENESS_INTERVAL: Final = 0.5
+ORPHAN_AFTER: Final = 15.0
+RECONNECT_GRACE: Final = 10.0
+FENCED_PAUSE_FIRST: Final = 1.0
+FENCED_PAUSE_CAP: Final = 60.0
+
+MOVE_WAIT: Final = 10.0
+DRAIN: Final = 30.0
+TURN_END_GRACE: Final = 1.0
+RELEASE_DELIVERY: Final = 1.0
+NO_ROUTE_AFTER: Final = 60.0
+STORE_TIMEOUT: Final = 5.0

@@ -1,0 +1,170 @@
+"""Every name on the message store: streams, buckets, subjects, headers, table keys. Nothing else spells one out."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from starling.core.ids import AgentId, PodName, PoolName, ShardId, TopicId, token, untoken
+
+VERSION: Final = "St-V"
+SOURCE: Final = "St-Src"
+NUMBER: Final = "St-No"
+PREVIOUS: Final = "St-Prev"
+SETTLED: Final = "St-Settled"
+MESSAGE_ID: Final = "Nats-Msg-Id"
+
+INCARNATION_METADATA: Final = "starlingmesh.dev/incarnation"
+
+
+class Origin(StrEnum):
+    """Where a mailbox message came from."""
+
+    OUTSIDE = "o"
+    FRAMES = "f"
+
+
+class Lane(StrEnum):
+    """The two lanes of a mailbox: order holds within one."""
+
+    URGENT = "u"
+    NORMAL = "n"
+
+
+class Inlet(NamedTuple):
+    """One origin and lane of a mailbox: a subject, read by one reader."""
+
+    origin: Origin
+    lane: Lane
+
+    def __str__(self) -> str:
+        return f"{self.origin}.{self.lane}"
+
+    @classmethod
+    def parse(cls, text: str) -> Inlet:
+        origin, _, lane = text.partition(".")
+        return cls(Origin(origin), Lane(lane))
+
+
+# The urgent lane comes with priorities; everything below is written for any set of inlets.
+INLETS: Final = (Inlet(Origin.OUTSIDE, Lane.NORMAL), Inlet(Origin.FRAMES, Lane.NORMAL))
+
+
+class MeshNames(NamedTuple):
+    """The names of one mesh."""
+
+    mesh: str
+
+    @property
+    def maps(self) -> str:
+        """Bucket of shard maps, a key per pool; written by the control plane only."""
+        return f"st_{self.mesh}_maps"
+
+    @property
+    def members(self) -> str:
+        """Bucket of members, a key ``pool.pod`` per pod, expiring."""
+        return f"st_{self.mesh}_members"
+
+    @property
+    def routes(self) -> str:
+        """Bucket with the one key `routes`: agent types, pools, subscriptions."""
+        return f"st_{self.mesh}_routes"
+
+    def pool(self, pool: PoolName) -> PoolNames:
+        return PoolNames(self.mesh, pool)
+
+    def replies(self, client: str) -> str:
+        """Subject on which one client hears its replies, a token per call behind it."""
+        return f"st.{self.mesh}.r.{client}"
+
+
+class PoolNames(NamedTuple):
+    """The names of one pool of a mesh."""
+
+    mesh: str
+    pool: PoolName
+
+    def mailbox(self, shard: ShardId) -> str:
+        return f"st_{self.mesh}_{self.pool}_m_{shard}"
+
+    def journal(self, shard: ShardId) -> str:
+        return f"st_{self.mesh}_{self.pool}_j_{shard}"
+
+    @property
+    def table(self) -> str:
+        """Bucket of the pool's cells."""
+        return f"st_{self.mesh}_{self.pool}_table"
+
+    @property
+    def dead_letters(self) -> str:
+        return f"st_{self.mesh}_{self.pool}_dead"
+
+    def inlet_subject(self, shard: ShardId, inlet: Inlet) -> str:
+        return f"st.{self.mesh}.{self.pool}.m.{shard}.{inlet}"
+
+    def mailbox_subjects(self, shard: ShardId) -> str:
+        return f"st.{self.mesh}.{self.pool}.m.{shard}.>"
+
+    def journal_subject(self, shard: ShardId) -> str:
+        return f"st.{self.mesh}.{self.pool}.j.{shard}"
+
+    @property
+    def dead_subject(self) -> str:
+        return f"st.{self.mesh}.{self.pool}.dead"
+
+    def taken(self, shard: ShardId | str) -> str:
+        """Core message after each take; its body is the journal sequence of the take record."""
+        return f"st.{self.mesh}.{self.pool}.taken.{shard}"
+
+    def free(self, shard: ShardId | str) -> str:
+        """Core message after a release."""
+        return f"st.{self.mesh}.{self.pool}.free.{shard}"
+
+    def alive(self, pod: PodName | str) -> str:
+        """Liveness subject of a pod: it answers; without responders the process is gone."""
+        return f"st.{self.mesh}.{self.pool}.alive.{pod}"
+
+    @property
+    def wake(self) -> str:
+        return f"st.{self.mesh}.{self.pool}.wake"
+
+
+def bucket_stream(bucket: str) -> str:
+    """Stream behind a KV bucket."""
+    return f"KV_{bucket}"
+
+
+def bucket_subject(bucket: str, key: str) -> str:
+    """Subject of one key of a bucket; `>` for all."""
+    return f"$KV.{bucket}.{key}"
+
+
+def bucket_key(bucket: str, subject: str) -> str:
+    """Key behind a subject of the bucket."""
+    return subject.removeprefix(f"$KV.{bucket}.")
+
+
+def cell_key(shard: ShardId, agent: AgentId, cell: str) -> str:
+    """Table key of one state cell."""
+    return f"{shard}.a.{token(agent.type)}.{token(agent.key)}.{token(cell)}"
+
+
+def parse_cell_key(key: str) -> tuple[ShardId, AgentId, str] | None:
+    """Return shard, agent and cell of a table key; None when it is no state cell."""
+    parts = key.split(".")
+    if len(parts) != 5 or parts[1] != "a":
+        return None
+    return ShardId(int(parts[0])), AgentId(untoken(parts[2]), untoken(parts[3])), untoken(parts[4])
+
+
+def mark_key(shard: ShardId) -> str:
+    """Table key of the owner's mark."""
+    return f"{shard}.mark"
+
+
+def member_key(pool: PoolName, pod: PodName) -> str:
+    return f"{pool}.{pod}"
+
+
+def topic_subject(mesh: str, topic: TopicId) -> str:
+    return f"st.{mesh}.t.{token(topic.type)}"

@@ -1,0 +1,74 @@
+"""The answer to a call, as it travels back: a msgpack map."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgpack
+from starling.errors import (
+    CallCycle,
+    CallFailed,
+    CallTimeout,
+    CantHandle,
+    DecodeError,
+    HandlerFailed,
+    MailboxFull,
+    MeshError,
+    UnknownAgentType,
+    UnregisteredType,
+)
+
+# The errors that keep their own class over the wire; every other one arrives as HandlerFailed.
+_BY_KIND: dict[str, type[MeshError]] = {
+    cls.__name__: cls
+    for cls in (
+        CallCycle,
+        CallTimeout,
+        CantHandle,
+        DecodeError,
+        MailboxFull,
+        UnknownAgentType,
+        UnregisteredType,
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Result or error of a call. call: id of the message it answers, by: "type/key" of who answers.
+
+    error: class name of the error, "" when `body` is the result; body is then the encoded result.
+    """
+
+    call: str
+    by: str
+    body: bytes = b""
+    error: str = ""
+    text: str = ""
+
+    def pack(self) -> bytes:
+        return msgpack.packb({"i": self.call, "a": self.by, "b": self.body, "e": self.error, "x": self.text})  # type: ignore[no-any-return]
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Reply:
+        """Raises DecodeError."""
+        try:
+            value = msgpack.unpackb(data)
+            return cls(value["i"], value["a"], value["b"], value["e"], value["x"])
+        except Exception as error:
+            raise DecodeError(f"reply: {error!r}") from error
+
+    def raise_error(self) -> None:
+        """Raise what went wrong at the callee, if anything did."""
+        if self.error:
+            known = _BY_KIND.get(self.error)
+            raise known(self.text) if known else HandlerFailed(self.error, self.text)
+
+
+def error_reply(call: str, by: str, error: BaseException) -> Reply:
+    """Return the reply that carries `error`."""
+    if isinstance(error, HandlerFailed):
+        return Reply(call, by, error=error.kind, text=error.text)
+    if isinstance(error, CallFailed) and type(error).__name__ not in _BY_KIND:
+        return Reply(call, by, error="CallFailed", text=str(error))
+    return Reply(call, by, error=type(error).__name__, text=str(error))

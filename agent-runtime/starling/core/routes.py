@@ -1,0 +1,97 @@
+"""The routes of a mesh: agent types, pools and subscriptions, as they stand in their bucket (JSON)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from starling.core.ids import AgentId, PoolName, ShardId, TopicId, shard_of
+from starling.errors import DecodeError, UnknownAgentType
+
+ROUTES_KEY = "routes"
+
+
+@dataclass(frozen=True, slots=True)
+class PoolRoute:
+    """A pool as senders see it: how many shards, and which incarnation of its data."""
+
+    pool: PoolName
+    shards: int
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionRoute:
+    """A topic type, and the agent type that hears it; the key is the topic's source."""
+
+    topic: str
+    agent_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a message for one agent goes."""
+
+    agent: AgentId
+    pool: PoolRoute
+    shard: ShardId
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """One version of the route table. agent_types: agent type to pool."""
+
+    pools: Mapping[PoolName, PoolRoute] = field(default_factory=dict)
+    agent_types: Mapping[str, PoolName] = field(default_factory=dict)
+    subscriptions: tuple[SubscriptionRoute, ...] = ()
+    _by_topic: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for route in self.subscriptions:
+            known = self._by_topic.get(route.topic, ())
+            # one delivery per agent, in the order of the table
+            self._by_topic[route.topic] = tuple(dict.fromkeys((*known, route.agent_type)))
+
+    def target(self, agent: AgentId) -> Target:
+        """Return where the agent's messages go. Raises UnknownAgentType."""
+        try:
+            pool = self.pools[self.agent_types[agent.type]]
+        except KeyError:
+            raise UnknownAgentType(f"no pool of this mesh runs agent type {agent.type!r}") from None
+        return Target(agent, pool, shard_of(agent.type, agent.key, pool.shards))
+
+    def targets(self, topic: TopicId) -> Iterable[Target]:
+        """Return one target for each agent that hears the topic; none is a fine answer."""
+        return [self.target(AgentId(kind, topic.source)) for kind in self._by_topic.get(topic.type, ())]
+
+    def encode(self) -> bytes:
+        value = {
+            "pools": {
+                p.pool: {"shards": p.shards, "incarnation": p.incarnation} for p in self.pools.values()
+            },
+            "agentTypes": dict(self.agent_types),
+            "subscriptions": [{"topic": s.topic, "agentType": s.agent_type} for s in self.subscriptions],
+        }
+        return json.dumps(value).encode()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Routes:
+        """Raises DecodeError."""
+        try:
+            value = json.loads(data)
+            pools = {
+                PoolName(name): PoolRoute(PoolName(name), int(pool["shards"]), str(pool["incarnation"]))
+                for name, pool in value["pools"].items()
+            }
+            return cls(
+                pools=pools,
+                agent_types={
+                    kind: PoolName(pool) for kind, pool in value["agentTypes"].items() if pool in pools
+                },
+                subscriptions=tuple(
+                    SubscriptionRoute(str(s["topic"]), str(s["agentType"])) for s in value["subscriptions"]
+                ),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DecodeError(f"routes: {error!r}") from error

@@ -1,0 +1,126 @@
+"""Every error that Starling raises, sorted by what the caller should do.
+
+MeshError
+├── SpecError               a manifest, setting or argument is wrong: report its field, do not retry
+├── MessageError            this message cannot be sent or handled as it is: do not retry
+│   ├── DecodeError         its bytes or fields do not fit the registered type
+│   ├── UnregisteredType    no class is registered under its type name
+│   ├── TooLarge            it is over a documented limit
+│   └── CantHandle          no handler of the agent takes this type
+├── RouteError              nobody is there to take it (also a LookupError)
+│   ├── UnknownAgentType    no pool of the mesh runs this agent type
+│   └── UnknownPool         the pool is not, or no longer, part of the mesh
+├── RetryLater              the world is not ready: try again
+│   ├── Unreachable         the message store does not answer: nothing was stored
+│   ├── OutcomeUnknown      the store did not say whether it stored: ask before you repeat
+│   └── MailboxFull         the target's mailbox is at its limit
+├── CallFailed              the call came to an end without a result
+│   ├── CallTimeout         no answer by the deadline (also a TimeoutError)
+│   ├── CallCycle           the call would wait for one of its own callers
+│   └── HandlerFailed       the callee's handler raised: type name and text of the original
+├── DoNotRetry              raised by a handler: this message goes to the dead letters at once
+└── Fenced                  someone newer owns this shard: stop now, write nothing
+    └── JournalLost         the shard's journal is gone or another one: a person is needed
+"""
+
+from __future__ import annotations
+
+
+class MeshError(Exception):
+    """The root: catches everything that Starling itself raises."""
+
+
+class SpecError(MeshError):
+    """A manifest, setting or argument is wrong.
+
+    field: its path, such as ``spec.agents[0].type``; problem: what is wrong and what would be right.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class MessageError(MeshError):
+    """This message cannot be sent or handled as it is; trying again changes nothing."""
+
+
+class DecodeError(MessageError):
+    """Bytes or fields do not fit the registered type."""
+
+
+class UnregisteredType(MessageError):
+    """No message class is registered under this type name."""
+
+
+class TooLarge(MessageError):
+    """The message is over a documented limit; nothing was published."""
+
+
+class CantHandle(MessageError):
+    """No handler of the agent takes a message of this type."""
+
+
+class RouteError(MeshError, LookupError):
+    """Nobody is there to take the message."""
+
+
+class UnknownAgentType(RouteError):
+    """No pool of the mesh runs this agent type."""
+
+
+class UnknownPool(RouteError):
+    """The pool is not, or no longer, part of the mesh."""
+
+
+class RetryLater(MeshError):
+    """The world is not ready; the same request may be made again."""
+
+
+class Unreachable(RetryLater):
+    """The message store does not answer; the request was not carried out."""
+
+
+class OutcomeUnknown(RetryLater):
+    """The store did not say whether it carried the request out."""
+
+
+class MailboxFull(RetryLater):
+    """The target's mailbox is at its limit; nothing was stored."""
+
+
+class CallFailed(MeshError):
+    """A call ended without a result."""
+
+
+class CallTimeout(CallFailed, TimeoutError):
+    """No answer came by the deadline; the callee may have handled the message all the same."""
+
+
+class CallCycle(CallFailed):
+    """The call would have waited for one of its own callers; the text gives the path."""
+
+
+class HandlerFailed(CallFailed):
+    """The callee's handler raised.
+
+    kind: class name of the original error, text: its message. The class itself is not imported.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+        self.text = text
+
+
+class DoNotRetry(MeshError):
+    """Raised by a handler: the message becomes a dead letter without a further attempt."""
+
+
+class Fenced(MeshError):
+    """Someone newer owns the shard: stop now, write nothing."""
+
+
+class JournalLost(Fenced):
+    """The shard's journal is gone or is another one than before; a person has to look."""
