@@ -17,9 +17,7 @@ from starling.errors import DecodeError
 
 NORMAL_PRIORITY: Final = 1
 
-_KNOWN: Final = frozenset(
-    {"i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch"}
-)
+_KNOWN: Final = frozenset({"i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -103,9 +101,7 @@ class Envelope:
                 headers=value.get("h") or {},
                 attempt=value.get("at", 0),
                 chain=tuple(value.get("ch", ())),
-                unknown={}
-                if _KNOWN.issuperset(value)
-                else {k: v for k, v in value.items() if k not in _KNOWN},
+                unknown={} if _KNOWN.issuperset(value) else {k: v for k, v in value.items() if k not in _KNOWN},
             )
         except Exception as error:
             raise DecodeError(f"envelope: {error!r}") from error

@@ -71,9 +71,7 @@ def check_key(text: str) -> str:
     """Return the key, or raise SpecError."""
     size_bytes = len(text.encode())
     if not 0 < size_bytes <= limits.MAX_KEY_BYTES:
-        raise SpecError(
-            "agent key", f"must have 1 to {limits.MAX_KEY_BYTES} bytes, this one has {size_bytes}"
-        )
+        raise SpecError("agent key", f"must have 1 to {limits.MAX_KEY_BYTES} bytes, this one has {size_bytes}")
     return text
 
 

@@ -67,9 +67,7 @@ class Routes:
 
     def encode(self) -> bytes:
         value = {
-            "pools": {
-                p.pool: {"shards": p.shards, "incarnation": p.incarnation} for p in self.pools.values()
-            },
+            "pools": {p.pool: {"shards": p.shards, "incarnation": p.incarnation} for p in self.pools.values()},
             "agentTypes": dict(self.agent_types),
             "subscriptions": [{"topic": s.topic, "agentType": s.agent_type} for s in self.subscriptions],
         }
@@ -86,9 +84,7 @@ class Routes:
             }
             return cls(
                 pools=pools,
-                agent_types={
-                    kind: PoolName(pool) for kind, pool in value["agentTypes"].items() if pool in pools
-                },
+                agent_types={kind: PoolName(pool) for kind, pool in value["agentTypes"].items() if pool in pools},
                 subscriptions=tuple(
                     SubscriptionRoute(str(s["topic"]), str(s["agentType"])) for s in value["subscriptions"]
                 ),
