@@ -1,0 +1,144 @@
+"""Committed cells that the table may not have yet, and what is known of the table.
+
+Checked rules: a cell leaves the overlay when the write of its newest version was acknowledged, or was found in
+the table; at most one answer is awaited per cell; S, the sequence that a replica must have reached for its answer
+to count, is the largest of the mark, our own acknowledged writes and the sequences found equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final, NamedTuple
+
+import msgpack
+
+from starling.core import limits
+from starling.core.record import Cell, CellRef
+from starling.errors import DecodeError, Fenced
+
+
+class TableValue(NamedTuple):
+    """A cell as the table has it. journal: sequence of the record that made it; data None: destroyed."""
+
+    journal: int
+    version: int
+    data: bytes | None
+
+    def encode(self) -> bytes:
+        return msgpack.packb((limits.WIRE_VERSION, self.journal, self.version, self.data))  # type: ignore[no-any-return]
+
+    @classmethod
+    def decode(cls, data: bytes) -> TableValue:
+        """Raises DecodeError."""
+        try:
+            wire, journal, version, value = msgpack.unpackb(data)
+        except Exception as error:
+            raise DecodeError(f"table value: {error!r}") from error
+        if wire > limits.WIRE_VERSION:
+            raise DecodeError(f"table value: version {wire} is newer than {limits.WIRE_VERSION}; upgrade this worker")
+        return cls(journal, version, value)
+
+
+MISSING: Final = 0
+
+
+class Known(NamedTuple):
+    """The last message of a cell in the table: its sequence there (MISSING: none) and the journal sequence in it."""
+
+    revision: int
+    journal: int
+
+
+class Entry:
+    """One cell of the overlay: its newest committed version, and the version whose answer is awaited (0: none)."""
+
+    __slots__ = ("awaited", "cell", "journal", "since")
+
+    def __init__(self, journal: int, cell: Cell, since: float) -> None:
+        self.journal = journal
+        self.cell = cell
+        self.awaited = 0
+        self.since = since
+
+
+class Overlay:
+    """The cells of one shard on their way to the table."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.known: dict[str, Known] = {}
+        self.mark = 0
+        """Sequence of our mark in the table."""
+        self.reached = 0
+        """S: what a replica must have seen for its answer to count."""
+
+    def commit(self, key: str, journal: int, cell: Cell, now: float) -> None:
+        """Note a committed version; newest last."""
+        entry = self.entries.pop(key, None)
+        if entry is None:
+            entry = Entry(journal, cell, now)
+        else:
+            entry.journal, entry.cell = journal, cell
+        self.entries[key] = entry
+
+    def marked(self, sequence: int) -> None:
+        """Note that our mark was stored."""
+        self.mark = sequence
+        self.reached = max(self.reached, sequence)
+
+    def found(self, key: str, revision: int, value: TableValue | None) -> None:
+        """Note what a counting read says of a cell. Raises Fenced when the table is ahead of what we committed."""
+        entry = self.entries.get(key)
+        self.known[key] = Known(revision, value.journal if value else 0)
+        if entry is None or value is None:
+            return
+        if value.journal > entry.journal:
+            raise Fenced(f"the table has version {value.journal} of {key}, we have {entry.journal}")
+        if value.journal == entry.journal:
+            del self.entries[key]
+            self.reached = max(self.reached, revision)
+
+    def acknowledged(self, key: str, journal: int, revision: int) -> None:
+        """Note that our write of version `journal` was stored at `revision`."""
+        self.known[key] = Known(revision, journal)
+        self.reached = max(self.reached, revision)
+        entry = self.entries.get(key)
+        if entry is not None:
+            entry.awaited = 0
+            if entry.journal == journal:
+                del self.entries[key]
+
+    def unanswered(self, key: str, *, forget: bool) -> None:
+        """Note that a write had no answer or was refused; forget: what we knew of the table is not true any more."""
+        if forget:
+            self.known.pop(key, None)
+        entry = self.entries.get(key)
+        if entry is not None:
+            entry.awaited = 0
+
+    def waiting(self, before: int) -> Iterator[tuple[str, Entry]]:
+        """Cells to write whose newest version is at most `before`, the longest unchanged first."""
+        for key, entry in self.entries.items():
+            if entry.journal > before:
+                return
+            if not entry.awaited:
+                yield key, entry
+
+    def refs(self) -> Iterable[CellRef]:
+        """References to all versions that the table may not have."""
+        return [CellRef(entry.journal, key) for key, entry in self.entries.items()]
+
+    def oldest(self) -> int | None:
+        """Journal sequence of the oldest version that the table may not have."""
+        return next((entry.journal for entry in self.entries.values()), None)
+
+
+def purge_bound(*, own_last: int, snapshot: int, oldest_cell: int | None, oldest_frame: int | None) -> int:
+    """Return the sequence below which no journal record is needed; acknowledged facts only.
+
+    own_last: our last acknowledged record; snapshot: the newest acknowledged one, 0 for none.
+    """
+    if not snapshot:
+        return 0
+    needed = [own_last, snapshot, *(s for s in (oldest_cell, oldest_frame) if s is not None)]
+    return min(needed)
