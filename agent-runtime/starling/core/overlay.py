@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgpack
-
 from starling.core import limits
 from starling.core.record import Cell, CellRef
 from starling.errors import DecodeError, Fenced
@@ -50,15 +49,19 @@ class Known(NamedTuple):
 
 
 class Entry:
-    """One cell of the overlay: its newest committed version, and the version whose answer is awaited (0: none)."""
+    """One cell of the overlay: its newest committed version, and whether an answer of the table is awaited.
 
-    __slots__ = ("awaited", "cell", "journal", "since")
+    since, changed: when it first differed from the table, and when it was last committed (the loop's time).
+    """
 
-    def __init__(self, journal: int, cell: Cell, since: float) -> None:
+    __slots__ = ("awaited", "cell", "changed", "journal", "since")
+
+    def __init__(self, journal: int, cell: Cell, now: float) -> None:
         self.journal = journal
         self.cell = cell
-        self.awaited = 0
-        self.since = since
+        self.awaited = False
+        self.since = now
+        self.changed = now
 
 
 class Overlay:
@@ -78,7 +81,7 @@ class Overlay:
         if entry is None:
             entry = Entry(journal, cell, now)
         else:
-            entry.journal, entry.cell = journal, cell
+            entry.journal, entry.cell, entry.changed = journal, cell, now
         self.entries[key] = entry
 
     def marked(self, sequence: int) -> None:
@@ -104,9 +107,11 @@ class Overlay:
         self.reached = max(self.reached, revision)
         entry = self.entries.get(key)
         if entry is not None:
-            entry.awaited = 0
+            entry.awaited = False
             if entry.journal == journal:
                 del self.entries[key]
+            else:
+                entry.since = entry.changed
 
     def unanswered(self, key: str, *, forget: bool) -> None:
         """Note that a write had no answer or was refused; forget: what we knew of the table is not true any more."""
@@ -114,14 +119,15 @@ class Overlay:
             self.known.pop(key, None)
         entry = self.entries.get(key)
         if entry is not None:
-            entry.awaited = 0
+            entry.awaited = False
 
-    def waiting(self, before: int) -> Iterator[tuple[str, Entry]]:
-        """Cells to write whose newest version is at most `before`, the longest unchanged first."""
+    def due(self, now: float, *, quiet: float, patience: float) -> Iterator[tuple[str, Entry]]:
+        """Cells to write now, oldest version first: unchanged for `quiet` seconds, or waiting for `patience` seconds.
+
+        So a hot agent costs one write every `patience` seconds, however often it is committed.
+        """
         for key, entry in self.entries.items():
-            if entry.journal > before:
-                return
-            if not entry.awaited:
+            if not entry.awaited and (now - entry.changed >= quiet or now - entry.since >= patience):
                 yield key, entry
 
     def refs(self) -> Iterable[CellRef]:

@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 import msgpack
-
 from starling.core.ids import PoolName, ShardId
 from starling.core.names import Inlet, Lane
 from starling.errors import DecodeError
@@ -70,7 +69,7 @@ class FrameRef(NamedTuple):
     """Where in the journal an unconfirmed frame stands."""
 
     sequence: int
-    index: int
+    slot: int
 
 
 class CellRef(NamedTuple):
@@ -84,7 +83,7 @@ class Done(NamedTuple):
     """Finished work above the floor of an inlet: whole positions as ranges, and frames that are finished in part."""
 
     ranges: tuple[tuple[int, int], ...] = ()
-    partly: Mapping[int, tuple[int, ...]] = {}  # noqa: RUF012 - a default that nobody changes
+    partly: Mapping[int, tuple[int, ...]] = {}
 
 
 class ReplyRecord(NamedTuple):

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from pydantic import ValidationError
 from starling.core import limits
-from starling.errors import CallFailed, DoNotRetry, MessageError, RouteError
+from starling.errors import DoNotRetry, MessageError, RouteError
+
+FINAL = (DoNotRetry, MessageError, RouteError, TypeError, ValidationError)
+"""Errors of which a further attempt would make nothing better."""
 
 
 class Backoff(StrEnum):
@@ -45,8 +49,4 @@ class RetryPolicy:
 
 def is_retryable(error: BaseException) -> bool:
     """Whether trying again may help: any exception but those that say it cannot."""
-    if isinstance(error, (DoNotRetry, MessageError, RouteError, TypeError)):
-        return False
-    if isinstance(error, CallFailed):
-        return True
-    return isinstance(error, Exception) and type(error).__name__ != "ValidationError"
+    return isinstance(error, Exception) and not isinstance(error, FINAL)
