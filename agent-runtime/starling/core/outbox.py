@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from starling.core.record import Frame, FrameRef, Target
+from starling.core.record import DEAD, Frame, FrameRef, Target
 
 
 class Sending:
@@ -29,6 +29,8 @@ class Chain:
     def __init__(self, target: Target) -> None:
         self.target = target
         self.frames: deque[Sending] = deque()
+        # a dead letter that the stream has already is answered with its old position, and order means nothing there
+        self._ordered = target.lane != DEAD
         self.attempt = 0
         self.cautious = False
         """After a refusal: one frame at a time until one is stored."""
@@ -53,7 +55,7 @@ class Chain:
         self._answers[number] = position
         confirmed: list[Sending] = []
         while self.frames and (found := self._answers.pop(self.frames[0].frame.number, None)) is not None:
-            if found <= self._last_position:
+            if found <= self._last_position and self._ordered:
                 self.failed(attempt)
                 break
             self._last_position = found

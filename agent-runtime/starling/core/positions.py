@@ -38,7 +38,7 @@ class Position:
 
 
 class Positions:
-    """The read part of one inlet above its floor. Numbers of accepted frames reach `passed` as the floor passes them."""
+    """The read part of one inlet above its floor."""
 
     def __init__(self, floor: int, done: Done) -> None:
         self.floor = floor

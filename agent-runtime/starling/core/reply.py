@@ -37,24 +37,26 @@ _BY_KIND: dict[str, type[MeshError]] = {
 class Reply:
     """Result or error of a call. call: id of the message it answers, by: "type/key" of who answers.
 
-    error: class name of the error, "" when `body` is the result; body is then the encoded result.
+    error: class name of the error, "" when `body` is the result; body is then the encoded result, of type `type`.
     """
 
     call: str
     by: str
     body: bytes = b""
+    type: str = ""
     error: str = ""
     text: str = ""
 
     def pack(self) -> bytes:
-        return msgpack.packb({"i": self.call, "a": self.by, "b": self.body, "e": self.error, "x": self.text})  # type: ignore[no-any-return]
+        value = {"i": self.call, "a": self.by, "b": self.body, "t": self.type, "e": self.error, "x": self.text}
+        return msgpack.packb(value)  # type: ignore[no-any-return]
 
     @classmethod
     def unpack(cls, data: bytes) -> Reply:
         """Raises DecodeError."""
         try:
             value = msgpack.unpackb(data)
-            return cls(value["i"], value["a"], value["b"], value["e"], value["x"])
+            return cls(value["i"], value["a"], value["b"], value["t"], value["e"], value["x"])
         except Exception as error:
             raise DecodeError(f"reply: {error!r}") from error
 

@@ -1,0 +1,122 @@
+"""Calls: a message with a reply address, and the wait for its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Mapping
+
+from starling.core import limits
+from starling.core.envelope import Envelope
+from starling.core.ids import AgentId
+from starling.core.names import MeshNames
+from starling.core.reply import Reply
+from starling.core.routes import RoutesView
+from starling.engine.producer import Producer
+from starling.errors import CallCycle, CallTimeout, DecodeError
+from starling.ports.store import Signal, Store, Subscription
+
+log = logging.getLogger(__name__)
+
+
+class Calls:
+    """The calls of one process: all replies come in on one subject."""
+
+    def __init__(
+        self,
+        store: Store,
+        mesh: str,
+        producer: Producer,
+        routes: RoutesView,
+        *,
+        wall: Callable[[], float],
+        chance: random.Random,
+    ) -> None:
+        self._store = store
+        self._producer = producer
+        self._routes = routes
+        self._wall = wall
+        self._subject = MeshNames(mesh).replies(f"{chance.getrandbits(64):016x}")
+        self._chance = chance
+        self._next = 0
+        self._waiting: dict[str, asyncio.Future[Reply]] = {}
+        self._subscription: Subscription | None = None
+
+    async def open(self) -> None:
+        """Listen for replies; before the first call."""
+        self._subscription = await self._store.listen(f"{self._subject}.*", self._heard)
+
+    async def close(self) -> None:
+        if self._subscription is not None:
+            await self._subscription.close()
+        for future in self._waiting.values():
+            future.cancel()
+
+    def _heard(self, signal: Signal) -> None:
+        future = self._waiting.get(signal.subject)
+        if future is None or future.done():
+            return  # a repeat, or an answer after the deadline
+        try:
+            future.set_result(Reply.unpack(signal.data))
+        except DecodeError as error:
+            future.set_exception(error)
+
+    async def call(
+        self,
+        target: AgentId,
+        type_name: str,
+        body: bytes,
+        *,
+        timeout: float | None,
+        headers: Mapping[str, str],
+        sender: AgentId | None = None,
+        chain: tuple[str, ...] = (),
+        trace: str = "",
+        not_after: float | None = None,
+    ) -> tuple[str, bytes]:
+        """Return type name and body of the answer, which comes after the callee's commit.
+
+        timeout: seconds, default 30, at most an hour; not_after: the caller's own deadline, seconds since 1970.
+        Raises UnknownAgentType and UnknownPool at once, CallCycle, CallTimeout, MailboxFull, CantHandle, HandlerFailed.
+        """
+        route = self._routes.current.target(target)
+        if str(target) in chain:
+            raise CallCycle(" -> ".join((*chain, str(target))))
+        now = self._wall()
+        seconds = min(limits.CALL_TIMEOUT if timeout is None else timeout, limits.MAX_CALL_TIMEOUT)
+        deadline = now + seconds if not_after is None else min(now + seconds, not_after)
+        self._next += 1
+        reply_to = f"{self._subject}.{self._next}"
+        envelope = Envelope(
+            id=f"{self._chance.getrandbits(96):024x}",
+            type=type_name,
+            body=body,
+            target=target,
+            sender=sender,
+            reply=reply_to,
+            trace=trace,
+            created=int(now * 1000),
+            deadline=int(deadline * 1000),
+            headers=headers,
+            chain=chain,
+        )
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[reply_to] = future
+        stored = self._producer.put(route, envelope, user_id=envelope.id)
+        stored.add_done_callback(lambda done: _not_stored(done, future))
+        try:
+            async with asyncio.timeout(max(0.0, deadline - now)):
+                reply = await future
+        except TimeoutError:
+            raise CallTimeout(f"{target} did not answer {type_name} within {deadline - now:.3g} s") from None
+        finally:
+            del self._waiting[reply_to]
+            stored.cancel()
+        reply.raise_error()
+        return reply.type, reply.body
+
+
+def _not_stored(done: asyncio.Future[object], reply: asyncio.Future[Reply]) -> None:
+    if not done.cancelled() and (error := done.exception()) is not None and not reply.done():
+        reply.set_exception(error)

@@ -1,0 +1,311 @@
+"""Commits: one journal record for all turns that finished meanwhile, one in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping
+from typing import Final, TypedDict
+
+from starling.core import limits
+from starling.core.envelope import frame_body
+from starling.core.ids import Epoch, ShardId
+from starling.core.names import Inlet, Lane
+from starling.core.outbox import Outbox
+from starling.core.overlay import Overlay
+from starling.core.record import (
+    DEAD,
+    Cell,
+    Done,
+    Frame,
+    FrameRef,
+    Kind,
+    Record,
+    ReplyRecord,
+    Source,
+    Target,
+)
+from starling.core.replay import Replay
+from starling.engine.dead import undeliverable
+from starling.engine.deliver import Delivery
+from starling.engine.intake import Intake
+from starling.engine.journal import Journal
+from starling.engine.shard_info import PoolSettings, ShardStats
+from starling.engine.turns import Outcome, Turns
+from starling.errors import Unreachable
+from starling.ports.store import Store
+
+log = logging.getLogger(__name__)
+
+SETTLE: Final = 1.0
+"""Seconds after which confirmations and floors are committed although no turn has finished."""
+MAX_REFS: Final = 4000
+
+
+class _Positions(TypedDict):
+    floors: dict[Inlet, int]
+    done: dict[Inlet, Done]
+    seen: dict[Source, int]
+    confirmed: dict[Target, int]
+
+
+class Committer:
+    """Builds and stores the shard's records. Nothing of a turn leaves the shard before its record is stored."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: PoolSettings,
+        shard: ShardId,
+        *,
+        journal: Journal,
+        epoch: Epoch,
+        owner: str,
+        map_rev: int,
+        replay: Replay,
+        turns: Turns,
+        intakes: Mapping[Inlet, Intake],
+        outbox: Outbox,
+        overlay: Overlay,
+        delivery: Delivery,
+        stats: ShardStats,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._shard = shard
+        self._journal = journal
+        self._epoch = epoch
+        self._owner = owner
+        self._map_rev = map_rev
+        self._incarnation = replay.incarnation
+        self._counters = dict(replay.counters)
+        self._seen_at_floor = dict(replay.seen)
+        self._turns = turns
+        self._intakes = intakes
+        self._outbox = outbox
+        self._overlay = overlay
+        self._delivery = delivery
+        self._stats = stats
+        self.snapshot = replay.snapshot
+        self._records_since = replay.records
+        self._bytes_since = 0
+        self.committed = asyncio.Event()
+        """Set after each commit."""
+        self.committed_floors = dict(replay.floors)
+        """Floors of the last acknowledged record."""
+        self._in_flight = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Commit until cancelled. Raises Fenced, OutcomeUnknown, Unreachable."""
+        while True:
+            await self._something_to_commit()
+            await self.commit()
+
+    async def _something_to_commit(self) -> None:
+        while True:
+            if self._turns.outcomes or self._delivery.given_up or self._is_snapshot_due:
+                return
+            self._turns.finished.clear()
+            try:
+                async with asyncio.timeout(SETTLE):
+                    await self._turns.finished.wait()
+                return
+            except TimeoutError:
+                if self._outbox.confirmed or self._floor_moved():
+                    return
+
+    def _floor_moved(self) -> bool:
+        return any(intake.advance() != self.committed_floors.get(inlet, 0) for inlet, intake in self._intakes.items())
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a commit now would say anything new."""
+        return bool(self._turns.outcomes or self._delivery.given_up or self._outbox.confirmed or self._floor_moved())
+
+    @property
+    def _is_snapshot_due(self) -> bool:
+        over = self._records_since >= limits.SNAPSHOT_RECORDS or self._bytes_since >= limits.SNAPSHOT_BYTES
+        return over and len(self._overlay.entries) + self._outbox.frames <= MAX_REFS
+
+    async def commit(self) -> None:
+        """Store one record: a snapshot when one is due, else the turns that have finished."""
+        async with self._in_flight:
+            if self._is_snapshot_due:
+                await self._store_snapshot()
+            else:
+                await self._store_turns()
+
+    async def _store_turns(self) -> None:
+        timer = self._settings.timer
+        started = timer()
+        cells, frames, replies = self._gather()
+        record = Record(
+            kind=Kind.COMMIT,
+            previous=self._journal.last,
+            epoch=self._epoch,
+            owner=self._owner,
+            map_rev=self._map_rev,
+            snapshot=self.snapshot,
+            cells=cells,
+            frames=frames,
+            replies=replies,
+            counters={frame.target: frame.number for frame in frames},
+            **self._positions(),
+        )
+        self._stats.busy_seconds += timer() - started
+        await self._append(record)
+        started = timer()
+        self._apply(record)
+        for reply in replies:
+            try:
+                await self._store.signal(reply.subject, reply.body)
+            except Unreachable:
+                break  # the caller hears nothing and runs into its deadline
+        self._stats.busy_seconds += timer() - started
+
+    async def free(self) -> None:
+        """Store the release record: the shard has no owner; what is owed is said in it."""
+        cells, frames, replies = self._gather()
+        record = Record(
+            kind=Kind.FREE,
+            previous=self._journal.last,
+            epoch=self._epoch,
+            map_rev=self._map_rev,
+            snapshot=self.snapshot,
+            cells=cells,
+            frames=frames,
+            replies=replies,
+            counters={frame.target: frame.number for frame in frames},
+            owed=bool(self._outbox.frames or frames),
+            **self._positions(),
+        )
+        await self._append(record)
+
+    async def between_records(self) -> None:
+        """Wait until no record is in flight."""
+        async with self._in_flight:
+            return
+
+    async def _append(self, record: Record) -> None:
+        timer = self._settings.timer
+        started = timer()
+        await self._journal.append(record)
+        self._stats.commits += 1
+        self._stats.commit_seconds += timer() - started
+        self._records_since += 1
+        self.committed_floors = dict(record.floors)
+        self.committed.set()
+
+    def _gather(self) -> tuple[dict[str, Cell], list[Frame], list[ReplyRecord]]:
+        """Take finished turns up to the size of a commit: their cells, their frames by target, their replies."""
+        cells: dict[str, Cell] = {}
+        sends: dict[Target, list[bytes]] = {}
+        dead: list[tuple[str, bytes]] = []
+        replies: list[ReplyRecord] = []
+        size_bytes = 0
+        outcomes: deque[Outcome] = self._turns.outcomes
+        while outcomes and (not size_bytes or size_bytes + outcomes[0].size_bytes <= limits.MAX_COMMIT):
+            outcome = outcomes.popleft()
+            size_bytes += outcome.size_bytes
+            work = outcome.work
+            self._intakes[work.inlet].finished(work)
+            if outcome.cell is not None:
+                cells[outcome.key] = outcome.cell
+            for target, packed in outcome.sends:
+                pool = target.pool
+                to = Target(pool.pool, pool.incarnation, target.shard, Lane.NORMAL.value)
+                sends.setdefault(to, []).append(packed)
+            if outcome.reply is not None:
+                replies.append(outcome.reply)
+            if outcome.dead is not None:
+                dead.append(outcome.dead)
+        frames = [self._frame(to, frame_body(packed)) for to, packed in sends.items()]
+        frames += [self._dead_frame(message_id, body) for message_id, body in dead]
+        frames += self._given_up()
+        return cells, frames, replies
+
+    def _frame(self, target: Target, body: bytes, message_id: str = "") -> Frame:
+        previous = self._counters.get(target, 0)
+        self._counters[target] = previous + 1
+        return Frame(target, previous + 1, previous, body, message_id)
+
+    def _dead_frame(self, message_id: str, body: bytes) -> Frame:
+        pool = self._settings.pool
+        return self._frame(Target(pool, self._incarnation, self._shard, DEAD), body, message_id)
+
+    def _given_up(self) -> list[Frame]:
+        """Frames without a route become dead letters of this pool; their chain starts anew."""
+        given_up, self._delivery.given_up = self._delivery.given_up, []
+        letters = [
+            self._dead_frame(*undeliverable(frame, source=self._source, now=self._settings.wall()))
+            for frame in given_up
+            if frame.target.lane != DEAD
+        ]
+        return letters
+
+    @property
+    def _source(self) -> str:
+        return f"{self._incarnation}.{self._shard}"
+
+    def _positions(self) -> _Positions:
+        passed: dict[Source, int] = {}
+        floors = {inlet: intake.advance() for inlet, intake in self._intakes.items()}
+        for intake in self._intakes.values():
+            passed.update(intake.positions.passed)
+            intake.positions.passed.clear()
+        self._seen_at_floor.update(passed)
+        confirmed, self._outbox.confirmed = self._outbox.confirmed, {}
+        done = {inlet: intake.positions.done() for inlet, intake in self._intakes.items()}
+        return _Positions(
+            floors=floors,
+            done={inlet: d for inlet, d in done.items() if d.ranges or d.partly},
+            seen=passed,
+            confirmed=confirmed,
+        )
+
+    def _apply(self, record: Record) -> None:
+        """What a stored record makes true: versions for the table, frames for their targets."""
+        sequence = self._journal.last
+        now = asyncio.get_running_loop().time()
+        for key, cell in record.cells.items():
+            self._overlay.commit(key, sequence, cell, now)
+        for slot, frame in enumerate(record.frames):
+            self._delivery.offer(self._outbox.add(frame, FrameRef(sequence, slot)))
+        self._stats.outbox_frames = self._outbox.frames
+        self._stats.dirty_cells = len(self._overlay.entries)
+        self._bytes_since += sum(len(frame.body) for frame in record.frames)
+        self._bytes_since += sum(len(cell.data or b"") for cell in record.cells.values())
+        self._pace()
+
+    def _pace(self) -> None:
+        """Over the first limit no outside message is read; over the second, turns that send fail."""
+        size_bytes = self._outbox.size_bytes
+        self._turns.too_far_ahead = size_bytes > limits.OUTBOX_REFUSES_SENDS
+        for inlet, intake in self._intakes.items():
+            if inlet.origin == "o" and size_bytes > limits.OUTBOX_PAUSES_OUTSIDE:
+                intake.paused = True
+            elif intake.paused:
+                intake.resume()
+
+    async def _store_snapshot(self) -> None:
+        """Store all small state as of the last record; of turns that have finished since, nothing."""
+        positions = self._positions()
+        record = Record(
+            kind=Kind.SNAPSHOT,
+            previous=self._journal.last,
+            epoch=self._epoch,
+            owner=self._owner,
+            map_rev=self._map_rev,
+            snapshot=self.snapshot,
+            incarnation=self._incarnation,
+            floors=positions["floors"],
+            done=positions["done"],
+            seen=self._seen_at_floor,
+            counters=self._counters,
+            frame_refs=list(self._outbox.refs()),
+            cell_refs=list(self._overlay.refs()),
+        )
+        await self._append(record)
+        self.snapshot = self._journal.last
+        self._records_since = self._bytes_since = 0

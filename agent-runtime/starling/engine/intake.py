@@ -1,0 +1,171 @@
+"""Intake: reads the mailbox in log order, decides what counts, and offers it to the turns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from starling.core import limits
+from starling.core.envelope import Envelope, FrameHeader, open_frame
+from starling.core.ids import ShardId
+from starling.core.names import Inlet, Origin
+from starling.core.positions import Position, Positions, accepts
+from starling.core.record import Done, Source
+from starling.engine.shard_info import PoolSettings, ShardStats
+from starling.engine.turns import Turns, Work
+from starling.errors import DecodeError
+from starling.ports.store import Message, Reader, Store
+
+log = logging.getLogger(__name__)
+
+GAP_ALERT = 30.0
+
+
+class Intake:
+    """One inlet of one shard's mailbox, from its floor on. Acceptance is a function of the log only."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: PoolSettings,
+        shard: ShardId,
+        inlet: Inlet,
+        *,
+        positions: Positions,
+        seen: dict[Source, int],
+        turns: Turns,
+        stats: ShardStats,
+        unreadable: Callable[[Inlet, Position, int, bytes, DecodeError], None],
+    ) -> None:
+        self._store = store
+        self._stream = settings.names.mailbox(shard)
+        self._subject = settings.names.inlet_subject(shard, inlet)
+        self._settings = settings
+        self._inlet = inlet
+        self.positions = positions
+        self._seen = seen
+        self._turns = turns
+        self._stats = stats
+        self._unreadable = unreadable
+        self._queued_bytes = 0
+        self._room = asyncio.Event()
+        self._gap_since: dict[Source, float] = {}
+        self.moved = asyncio.Event()
+        """Set when something was finished without a turn, so that a commit may be worth while."""
+        self.paused = False
+        """Set while the outbox is over its limit: outside messages wait, frames go on."""
+        self._reader: Reader | None = None
+
+    async def run(self) -> None:
+        """Read until cancelled."""
+        self._reader = await self._store.reader(self._stream, self._subject, after=self.positions.floor)
+        timer = self._settings.timer
+        try:
+            while True:
+                await self._wait_for_room()
+                room = min(self.positions.room, limits.READ_AHEAD_MESSAGES)
+                messages = await self._reader.read(room, limits.READ_AHEAD_BYTES - self._queued_bytes)
+                started = timer()
+                for message in messages:
+                    self._arrived(message)
+                self._stats.busy_seconds += timer() - started
+                self._stats.lag[self._inlet] = self.lag
+        finally:
+            reader, self._reader = self._reader, None
+            await reader.close()
+
+    async def _wait_for_room(self) -> None:
+        while not self.positions.is_open or self._queued_bytes >= limits.READ_AHEAD_BYTES or self.paused:
+            self._room.clear()
+            await self._room.wait()
+
+    @property
+    def lag(self) -> int:
+        """Messages of this inlet that are not finished: in the stream, and read ahead."""
+        return (self._reader.pending if self._reader else 0) + self.positions.unfinished
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that was stored has been read and finished."""
+        return self._reader is not None and self._reader.caught_up and self.lag == 0
+
+    def finished(self, work: Work) -> None:
+        """Note that a message is part of the commit that is being built."""
+        work.position.finish(work.index)
+        self._queued_bytes -= work.size_bytes
+
+    def advance(self) -> int:
+        """Move the floor, let the reader go on, and return it."""
+        floor = self.positions.advance()
+        if not self.paused:
+            self._room.set()
+        return floor
+
+    def resume(self) -> None:
+        """Read on after a pause."""
+        self.paused = False
+        self._room.set()
+
+    def _arrived(self, message: Message) -> None:
+        if self._inlet.origin is Origin.FRAMES:
+            source, number, counts = self._judge(message)
+            if not counts:
+                self.positions.arrive(message.sequence, 0, None, 0)
+                self.moved.set()
+                return
+        else:
+            source, number = None, 0
+        try:
+            version = int((message.headers or {}).get("St-V", 1))
+            if version > limits.WIRE_VERSION:
+                raise DecodeError(f"frame: wire version {version} is newer than {limits.WIRE_VERSION}")
+            maps = open_frame(message.data)
+        except (DecodeError, ValueError) as error:
+            position, already = self.positions.arrive(message.sequence, 1, source, number)
+            if not already:
+                self._unreadable(self._inlet, position, 0, message.data, DecodeError(str(error)))
+            return
+        position, already = self.positions.arrive(message.sequence, len(maps), source, number)
+        if not maps:
+            self.moved.set()
+        size_bytes = len(message.data) // max(1, len(maps))
+        for index, value in enumerate(maps):
+            if index in already:
+                continue
+            try:
+                envelope = Envelope.from_map(value)
+            except DecodeError as error:
+                self._unreadable(self._inlet, position, index, message.data, error)
+                continue
+            self._queued_bytes += size_bytes
+            self._turns.offer(Work(envelope, self._inlet, position, index, size_bytes, message.time))
+
+    def _judge(self, message: Message) -> tuple[Source | None, int, bool]:
+        """Whether a frame counts, by its headers only."""
+        try:
+            header = FrameHeader.decode(message.headers)
+        except DecodeError:
+            log.exception("frame with unreadable headers ignored", extra={"position": message.sequence})
+            return None, 0, False
+        source = Source(header.source, self._inlet.lane)
+        if accepts(self._seen, source, header.previous):
+            self._seen[source] = header.number
+            self._gap_since.pop(source, None)
+            return source, header.number, True
+        if header.previous > self._seen.get(source, 0):
+            self._gap(source, message.time)
+        return source, header.number, False
+
+    def _gap(self, source: Source, stored: float) -> None:
+        since = self._gap_since.setdefault(source, stored)
+        if stored - since > GAP_ALERT:
+            self._gap_since[source] = stored
+            log.error(
+                "frames from a source are missing", extra={"source": source.shard, "seen": self._seen.get(source, 0)}
+            )
+
+
+def positions_of(floor: int, done: Done | None) -> Positions:
+    """Return the positions of an inlet as a replay left them."""
+    return Positions(floor, done if done is not None else Done())

@@ -1,0 +1,113 @@
+"""The owner's hold on its journal: to take it, to read it, to append to it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from starling.core import limits
+from starling.core.ids import ShardId
+from starling.core.names import PoolNames
+from starling.core.record import Kind, Record
+from starling.core.replay import Replay
+from starling.errors import Fenced, JournalLost, OutcomeUnknown, TooLarge, Unreachable
+from starling.ports.store import Expect, Refused, Store, Stored
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """One shard's journal in the hands of its owner: one record in flight, each on condition of the last."""
+
+    def __init__(self, store: Store, names: PoolNames, shard: ShardId, last: int) -> None:
+        self._store = store
+        self._stream = names.journal(shard)
+        self._subject = names.journal_subject(shard)
+        self.last = last
+
+    async def append(self, record: Record) -> int:
+        """Store the next record and return its sequence.
+
+        Raises Fenced when somebody else appended, OutcomeUnknown when nobody can say (drop everything, take
+        again), Unreachable when nothing was sent, TooLarge.
+        """
+        answer = await (await self._store.publish(self._subject, record.encode(), expect=Expect(self.last)))
+        match answer:
+            case Stored(sequence):
+                self.last = sequence
+                return sequence
+            case Refused("conflict", text):
+                raise Fenced(f"{self._stream}: {text or 'somebody else appended'}")
+            case Refused("no-stream", _):
+                raise JournalLost(f"there is no stream {self._stream}")
+            case Refused(why, text):
+                raise TooLarge(f"{self._stream} refused a record: {why} {text}")
+            case _:
+                raise OutcomeUnknown(f"{self._stream}: {answer.text}")
+
+    async def purge(self, below: int) -> None:
+        """Remove the records below a sequence."""
+        await self._store.purge(self._stream, self._subject, below)
+
+    async def latest(self) -> int:
+        """Return the sequence of the journal's last record, as some replica has it."""
+        message = await self._store.last(self._stream, self._subject)
+        return message.sequence if message else 0
+
+
+async def last_record(store: Store, names: PoolNames, shard: ShardId) -> tuple[int, Record]:
+    """Return the last record and its sequence. Raises JournalLost when there is none, Unreachable."""
+    message = await store.last(names.journal(shard), names.journal_subject(shard))
+    if message is None:
+        raise JournalLost(f"journal {names.journal(shard)} is empty: it was made without its first record")
+    return message.sequence, Record.decode(message.data)
+
+
+async def take(
+    store: Store, names: PoolNames, shard: ShardId, *, owner: str, map_rev: int, over: tuple[int, Record]
+) -> tuple[Journal, Record]:
+    """Become the owner by appending the next epoch over the last record as it was read.
+
+    Raises Fenced when something was appended since, OutcomeUnknown when nobody can say: read again and
+    decide again. It is never concluded from the owner or epoch found there that an unknown take was ours.
+    """
+    sequence, last = over
+    journal = Journal(store, names, shard, sequence)
+    record = Record(
+        kind=Kind.TAKE,
+        previous=sequence,
+        epoch=last.epoch + 1,
+        owner=owner,
+        map_rev=max(map_rev, last.map_rev),
+        barren=last.barren + 1,
+        snapshot=last.snapshot,
+    )
+    await journal.append(record)
+    return journal, record
+
+
+async def replay(store: Store, names: PoolNames, shard: ShardId, *, own: int, incarnation: str) -> Replay:
+    """Read the journal up to our own take record and return what it says.
+
+    Raises Fenced when our record is gone (a later owner purged it), JournalLost, Unreachable.
+    """
+    fold = Replay()
+    first = 1
+    stale = 0
+    while fold.last < own:
+        page = await store.page(names.journal(shard), names.journal_subject(shard), first)
+        if not page:
+            stale += 1
+            if stale > 50:
+                raise Unreachable(f"no replica shows record {own} of {names.journal(shard)}")
+            await asyncio.sleep(min(0.02 * stale, limits.STORE_TIMEOUT / 10))
+            continue
+        for message in page:
+            if message.sequence > own:
+                raise Fenced(f"{names.journal(shard)}: our take at {own} is gone, {message.sequence} is there")
+            fold.apply(message.sequence, Record.decode(message.data))
+            if message.sequence == own:
+                break
+        first = fold.last + 1
+    fold.check(incarnation)
+    return fold

@@ -1,0 +1,145 @@
+"""The table of a shard: the owner's mark, reads that count, and the write behind the journal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from starling.core.ids import Epoch, ShardId
+from starling.core.names import PoolNames, bucket_stream, bucket_subject, mark_key
+from starling.core.overlay import MISSING, Overlay, TableValue
+from starling.core.record import Cell
+from starling.errors import Fenced, Unreachable
+from starling.ports.store import Answer, Expect, LastValues, Refused, Store, Stored, is_removal
+
+log = logging.getLogger(__name__)
+
+ROUND: Final = 0.5
+QUIET: Final = 1.0
+PATIENCE: Final = 5.0
+READ_LIMIT: Final = 1000
+WRITES_A_ROUND: Final = 512
+
+
+class Table:
+    """One shard's cells. Only committed values are written, and only by compare-and-set."""
+
+    def __init__(self, store: Store, names: PoolNames, shard: ShardId, epoch: Epoch, overlay: Overlay) -> None:
+        self._store = store
+        self._bucket = names.table
+        self._stream = bucket_stream(names.table)
+        self._mark_subject = bucket_subject(names.table, mark_key(shard))
+        self._epoch = epoch
+        self.overlay = overlay
+
+    async def mark(self) -> None:
+        """Write the owner's mark, over a smaller epoch or our own only; after the replay, before anything else.
+
+        Raises Fenced when a larger epoch has marked, Unreachable.
+        """
+        value = TableValue(self._epoch, 0, b"").encode()
+        for attempt in range(20):
+            found = await self._store.last(self._stream, self._mark_subject)
+            if found is not None and TableValue.decode(found.data).journal > self._epoch:
+                raise Fenced(f"{self._bucket}: a later owner has marked")
+            expect = Expect(found.sequence if found else 0)
+            answer = await (await self._store.publish(self._mark_subject, value, expect=expect))
+            if isinstance(answer, Stored):
+                self.overlay.marked(answer.sequence)
+                return
+            await asyncio.sleep(0.02 * (attempt + 1))
+        raise Unreachable(f"{self._bucket}: the mark could not be written")
+
+    async def read(self, keys: Sequence[str]) -> dict[str, Cell | None]:
+        """Return cells of agents that are about to be active; None: it was never written, or destroyed.
+
+        The overlay answers first. The table's answer counts only from a replica that has seen our mark and
+        everything that we know to be written. Raises Unreachable, DecodeError, Fenced.
+        """
+        overlay = self.overlay
+        result: dict[str, Cell | None] = {}
+        wanted: list[str] = []
+        for key in keys:
+            entry = overlay.entries.get(key)
+            if entry is not None:
+                result[key] = entry.cell if entry.cell.data is not None else None
+            else:
+                wanted.append(key)
+        for start in range(0, len(wanted), READ_LIMIT):
+            part = wanted[start : start + READ_LIMIT]
+            for key, value in (await self._look(part)).items():
+                result[key] = None if value is None or value.data is None else Cell(value.version, value.data)
+        return result
+
+    async def _look(self, keys: Sequence[str]) -> dict[str, TableValue | None]:
+        """Ask until an answer counts; remember what it says of each cell."""
+        needed = self.overlay.reached
+        subjects = {key: bucket_subject(self._bucket, key) for key in keys}
+        answer = await self._answer([*subjects.values(), self._mark_subject], needed)
+        found: dict[str, TableValue | None] = {}
+        for key, subject in subjects.items():
+            message = answer.found.get(subject)
+            value = None if message is None or is_removal(message) else TableValue.decode(message.data)
+            self.overlay.found(key, MISSING if message is None or value is None else message.sequence, value)
+            found[key] = value
+        return found
+
+    async def _answer(self, subjects: Sequence[str], needed: int) -> LastValues:
+        pause = 0.005
+        for _ in range(60):
+            answer = await self._store.last_values(self._stream, subjects)
+            if answer.up_to is not None and answer.up_to >= needed:
+                return answer
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.2)
+        raise Unreachable(f"{self._bucket}: no replica has reached {needed}")
+
+    async def write_behind(self) -> None:
+        """Bring the table up to the journal, a round at a time, until cancelled. Raises Fenced."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(ROUND)
+            try:
+                await self.write_round(loop.time(), quiet=QUIET, patience=PATIENCE)
+            except Unreachable as error:
+                log.debug("table not reachable", extra={"error": str(error)})
+
+    async def write_round(self, now: float, *, quiet: float, patience: float) -> int:
+        """Write the cells that are due and wait for the answers; return how many are in the table now."""
+        overlay = self.overlay
+        due = []
+        for key, entry in overlay.due(now, quiet=quiet, patience=patience):
+            due.append((key, entry))
+            if len(due) >= WRITES_A_ROUND:
+                break
+        unknown = [key for key, _ in due if key not in overlay.known]
+        for start in range(0, len(unknown), READ_LIMIT):
+            await self._look(unknown[start : start + READ_LIMIT])
+        writes: list[tuple[str, int, asyncio.Future[Answer]]] = []
+        try:
+            for key, entry in due:
+                if key not in overlay.entries or entry.awaited:
+                    continue
+                known = overlay.known[key]
+                expect = Expect(known.revision) if known.revision else Expect(overlay.mark, self._mark_subject)
+                value = TableValue(entry.journal, entry.cell.version, entry.cell.data).encode()
+                entry.awaited = True
+                awaitable = await self._store.publish(bucket_subject(self._bucket, key), value, expect=expect)
+                writes.append((key, entry.journal, asyncio.ensure_future(awaitable)))
+        finally:
+            written = [self._settle(key, journal, await answer) for key, journal, answer in writes]
+        return sum(written)
+
+    def _settle(self, key: str, journal: int, answer: Answer) -> bool:
+        overlay = self.overlay
+        if isinstance(answer, Stored):
+            overlay.acknowledged(key, journal, answer.sequence)
+            return True
+        # Refused: the cell moved, or our mark is gone; the next round reads before it writes again, and that
+        # read stops us when a later owner was here. Unknown: the same.
+        overlay.unanswered(key, forget=True)
+        if isinstance(answer, Refused) and answer.why not in ("conflict", "full"):
+            log.error("table refused a cell", extra={"why": answer.why, "text": answer.text})
+        return False
