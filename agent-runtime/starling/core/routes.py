@@ -91,10 +91,3 @@ class Routes:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DecodeError(f"routes: {error!r}") from error
-
-
-class RoutesView:
-    """The route table as last heard; one place that senders look at and a watcher writes to."""
-
-    def __init__(self, routes: Routes | None = None) -> None:
-        self.current = routes if routes is not None else Routes()

@@ -12,8 +12,8 @@ from starling.core.envelope import Envelope
 from starling.core.ids import AgentId
 from starling.core.names import MeshNames
 from starling.core.reply import Reply
-from starling.core.routes import RoutesView
 from starling.engine.producer import Producer
+from starling.engine.routes_view import RoutesView
 from starling.errors import CallCycle, CallTimeout, DecodeError
 from starling.ports.store import Signal, Store, Subscription
 

@@ -70,7 +70,6 @@ class Intake:
                 for message in messages:
                     self._arrived(message)
                 self._stats.busy_seconds += timer() - started
-                self._stats.lag[self._inlet] = self.lag
         finally:
             reader, self._reader = self._reader, None
             await reader.close()

@@ -15,7 +15,6 @@ from starling.core.overlay import Overlay
 from starling.core.positions import Position
 from starling.core.record import Record
 from starling.core.replay import Replay
-from starling.core.routes import RoutesView
 from starling.engine.calls import Calls
 from starling.engine.commit import Committer
 from starling.engine.dead import unreadable
@@ -23,6 +22,7 @@ from starling.engine.deliver import Delivery
 from starling.engine.intake import Intake, positions_of
 from starling.engine.janitor import Janitor
 from starling.engine.journal import Journal, replay, take
+from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import Owner, PoolSettings, ShardStats
 from starling.engine.table import Table
 from starling.engine.turns import Outcome, Turns, Work
@@ -235,9 +235,9 @@ class OwnedShard:
         return self._journal.last
 
     @property
-    def lag(self) -> int:
-        """Messages that are not finished."""
-        return sum(intake.lag for intake in self._intakes.values())
+    def lags(self) -> dict[Inlet, int]:
+        """Messages that are not finished, by inlet."""
+        return {inlet: intake.lag for inlet, intake in self._intakes.items()}
 
     @property
     def is_idle(self) -> bool:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starling.core import limits
-from starling.core.ids import PodName, PoolName, ShardId
-from starling.core.names import Inlet, MeshNames, PoolNames
+from starling.core.ids import PodName, PoolName
+from starling.core.names import MeshNames, PoolNames
 from starling.core.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -76,14 +76,3 @@ class ShardStats:
     active_agents: int = 0
     outbox_frames: int = 0
     dirty_cells: int = 0
-    lag: dict[Inlet, int] = field(default_factory=dict)
-    oldest: dict[Inlet, float] = field(default_factory=dict)
-    """Time of storage of the oldest unfinished message, seconds since 1970."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardKey:
-    """One shard of one pool."""
-
-    pool: PoolName
-    shard: ShardId

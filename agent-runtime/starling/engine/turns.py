@@ -18,9 +18,10 @@ from starling.core.positions import Position
 from starling.core.record import Cell, ReplyRecord
 from starling.core.reply import Reply, error_reply
 from starling.core.retry import RetryPolicy
-from starling.core.routes import Routes, RoutesView, Target
+from starling.core.routes import Routes, Target
 from starling.engine.calls import Calls
 from starling.engine.dead import dead_letter
+from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import PoolSettings, ShardStats
 from starling.errors import (
     CallTimeout,

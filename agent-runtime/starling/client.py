@@ -1,0 +1,165 @@
+"""The mesh from outside: publish, send, call."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starling.core.envelope import Envelope
+from starling.core.ids import AgentId, TopicId
+from starling.core.routes import Target
+from starling.engine.calls import Calls
+from starling.engine.producer import Accepted, Producer
+from starling.engine.routes_view import RoutesView
+from starling.errors import Unreachable
+from starling.messages import decode, encode
+from starling.node.routing import watch_routes
+from starling.ports.store import Store
+
+START_TIMEOUT = 10.0
+
+
+class Mesh:
+    """A connection to a mesh. Every wait has a bound: the timeout given, else the default of its kind."""
+
+    def __init__(
+        self, store: Store, mesh: str, *, name: str | None, wall: Any = time.time, chance: random.Random
+    ) -> None:
+        self._store = store
+        self._mesh = mesh
+        self._wall = wall
+        self._chance = chance
+        self._routes = RoutesView()
+        producer = name if name is not None else f"{chance.getrandbits(64):016x}"
+        self._producer = Producer(store, mesh, producer, chance)
+        self._calls = Calls(store, mesh, self._producer, self._routes, wall=wall, chance=chance)
+        self._watch: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Hear the routes and listen for replies. Raises Unreachable."""
+        await self._calls.open()
+        self._watch = asyncio.get_running_loop().create_task(
+            watch_routes(self._store, self._mesh, self._routes), name="routes"
+        )
+        heard = asyncio.get_running_loop().create_task(self._routes.heard.wait())
+        await asyncio.wait({self._watch, heard}, timeout=START_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
+        if not self._routes.heard.is_set():
+            heard.cancel()
+            reason = f"mesh {self._mesh!r} has no route table; is a pool applied?"
+            if self._watch.done() and (error := self._watch.exception()):
+                raise Unreachable(f"{reason} ({error})") from error
+            raise Unreachable(reason)
+
+    async def close(self) -> None:
+        """Close; what was not stored ends with Unreachable."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
+        await self._calls.close()
+        await self._producer.close()
+
+    async def publish(
+        self,
+        topic: TopicId,
+        message: object,
+        *,
+        id: str | None = None,  # noqa: A002 - the field's own word
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> tuple[Accepted, ...]:
+        """Store one message for every agent that hears the topic; it is stored when this returns.
+
+        id: a repeat of the same id by the same producer within the pool's dedupe window (30 s) counts once;
+        after that it is a new message. Raises MailboxFull, TooLarge, DecodeError, CallTimeout is never raised;
+        TimeoutError after `timeout` seconds, when nobody can say.
+        """
+        type_name, body = encode(message)
+        message_id = id if id is not None else self._new_id()
+        futures = [
+            self._put(target, type_name, body, message_id, headers, topic=topic, user_id=id)
+            for target in self._routes.current.targets(topic)
+        ]
+        async with asyncio.timeout(timeout):
+            return tuple([await future for future in futures])
+
+    async def send(
+        self,
+        target: AgentId,
+        message: object,
+        *,
+        id: str | None = None,  # noqa: A002
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> Accepted:
+        """Store one message for one agent; it is stored when this returns. Raises as `publish`, and UnknownAgentType."""
+        type_name, body = encode(message)
+        message_id = id if id is not None else self._new_id()
+        route = self._routes.current.target(target)
+        future = self._put(route, type_name, body, message_id, headers, topic=None, user_id=id)
+        async with asyncio.timeout(timeout):
+            return await future
+
+    def _put(
+        self,
+        target: Target,
+        type_name: str,
+        body: bytes,
+        message_id: str,
+        headers: Mapping[str, str] | None,
+        *,
+        topic: TopicId | None,
+        user_id: str | None,
+    ) -> asyncio.Future[Accepted]:
+        envelope = Envelope(
+            id=message_id,
+            type=type_name,
+            body=body,
+            target=target.agent,
+            topic=topic,
+            created=int(self._wall() * 1000),
+            headers=headers or {},
+        )
+        return self._producer.put(target, envelope, user_id=user_id)
+
+    async def call(
+        self,
+        target: AgentId,
+        message: object,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Call an agent and return its answer, which comes after its commit. Raises CallFailed and its kinds."""
+        type_name, body = encode(message)
+        result_type, result = await self._calls.call(target, type_name, body, timeout=timeout, headers=headers or {})
+        return decode(result_type, result)
+
+    def _new_id(self) -> str:
+        return f"{self._chance.getrandbits(96):024x}"
+
+
+@asynccontextmanager
+async def connect(
+    url: str = "nats://127.0.0.1:4222", *, mesh: str = "dev", name: str | None = None
+) -> AsyncIterator[Mesh]:
+    """Connect to a mesh over NATS.
+
+    name: of this producer, part of what makes a message id unique; give it when a restarted process repeats
+    its messages. Raises Unreachable.
+    """
+    from starling.adapters.nats import connect as connect_store
+
+    store = await connect_store(url, name=name or "client")
+    try:
+        client = Mesh(store, mesh, name=name, chance=random.Random())
+        await client.open()
+        try:
+            yield client
+        finally:
+            await client.close()
+    finally:
+        await store.close()

@@ -1,0 +1,129 @@
+"""Who may take a shard, and whether its owner should let it go: pure rules over what one pod has seen.
+
+Any take is safe at any time, because it fences. These rules keep takes rare: by map, in place, free, adopt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from starling.core import limits
+from starling.core.ids import PodName, ShardId
+from starling.core.membership import Member, ShardMap
+
+
+class Right(StrEnum):
+    """By what right a shard may be taken."""
+
+    BY_MAP = "by-map"
+    IN_PLACE = "in-place"
+    FREE = "free"
+    ADOPT = "adopt"
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What we know of a pod. Times are seconds of our own clock.
+
+    member: as it describes itself, None when its key has expired or never was; absent_since: since when it has
+    been so on this unbroken connection; silent: its liveness subject had no responders twice in a row, or its
+    process is known to have ended.
+    """
+
+    member: Member | None = None
+    absent_since: float | None = None
+    silent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LastRecord:
+    """The shard's last journal record. owner_pod and owner_start are "" when nobody owns it."""
+
+    owner_pod: PodName
+    owner_start: str
+    map_rev: int
+
+
+@dataclass(frozen=True, slots=True)
+class TakeView:
+    """What one pod knows when it asks for one shard.
+
+    owner: presence of the pod that the last record names, mapped: of the pod that the map names;
+    wanted_since: since when the map has named us; present: ready members of the pool that are not draining.
+    """
+
+    shard: ShardId
+    pod: PodName
+    start: str
+    map: ShardMap
+    last: LastRecord
+    owner: Presence
+    mapped: Presence
+    wanted_since: float
+    present: tuple[PodName, ...]
+    drain_seconds: float
+
+
+def right_to_take(view: TakeView, now: float) -> Right | None:
+    """Return the right by which this pod may take the shard now; None when it may not, or not yet."""
+    last, named = view.last, view.map.shards.get(view.shard)
+    if view.pod in view.map.draining:
+        return None
+    free = not last.owner_pod
+    if named == view.pod:
+        if free:
+            return Right.FREE
+        if last.owner_pod == view.pod:
+            return Right.IN_PLACE
+        if last.map_rev < view.map.rev and (is_gone(last, view.owner) or _overdue(view, now)):
+            return Right.BY_MAP
+        return Right.ADOPT if is_orphan(view, now) else None
+    if last.owner_pod == view.pod and named is None:
+        return Right.IN_PLACE
+    return Right.ADOPT if is_orphan(view, now) else None
+
+
+def is_gone(last: LastRecord, owner: Presence) -> bool:
+    """Whether the process that the last record names is known to be gone: restarted, or silent without a key."""
+    if owner.member is not None and owner.member.start != last.owner_start:
+        return True
+    return owner.silent
+
+
+def _overdue(view: TakeView, now: float) -> bool:
+    return now - view.wanted_since >= view.drain_seconds + 5
+
+
+def is_orphan(view: TakeView, now: float) -> bool:
+    """Whether owner and map's pod are both long absent and silent, and we are the one to adopt the shard."""
+    for pod, presence in ((view.last.owner_pod, view.owner), (view.map.shards.get(view.shard), view.mapped)):
+        if pod and pod != view.pod and not _long_absent(presence, now):
+            return False
+    if view.last.owner_pod == view.pod or not view.last.owner_pod:
+        others = view.map.shards.get(view.shard)
+        if others is None or others == view.pod:
+            return False
+    return heir(view.shard, view.present) == view.pod
+
+
+def _long_absent(presence: Presence, now: float) -> bool:
+    if presence.member is not None or not presence.silent or presence.absent_since is None:
+        return False
+    return now - presence.absent_since >= limits.ORPHAN_AFTER
+
+
+def heir(shard: ShardId, pods: Iterable[PodName]) -> PodName | None:
+    """Return the pod that adopts an orphan; all pods that see the same members agree.
+
+    Rendezvous hashing (Thaler and Ravishankar, 1998).
+    """
+    return max(pods, key=lambda pod: hashlib.sha256(f"{pod}/{shard}".encode()).digest(), default=None)
+
+
+def should_release(shard: ShardId, pod: PodName, acted_on: int, current: ShardMap) -> bool:
+    """Whether the owner is to hand the shard over: a newer map than it acted on names another pod."""
+    named = current.shards.get(shard)
+    return current.rev > acted_on and named is not None and named != pod

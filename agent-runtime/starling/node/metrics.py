@@ -1,0 +1,117 @@
+"""A worker's Prometheus metrics, read from the shards when somebody scrapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from starling.core.ids import PoolName, ShardId
+from starling.engine.shard import OwnedShard
+from starling.engine.shard_info import ShardStats
+
+
+class WorkerCollector(Collector):
+    """Counts of all shards that this process owns or has owned; labels have bounds (pool, shard, lane, agent type).
+
+    Counts of a shard that left stay, so that counters only grow.
+    """
+
+    def __init__(
+        self,
+        pool: PoolName,
+        owned: Callable[[], Mapping[ShardId, OwnedShard]],
+        *,
+        takes: Callable[[], int],
+        fenced: Callable[[], int],
+        wall: Callable[[], float],
+    ) -> None:
+        self._pool = pool
+        self._owned = owned
+        self._takes = takes
+        self._fenced = fenced
+        self._wall = wall
+        self._seen: dict[ShardId, list[ShardStats]] = {}
+
+    def taken(self, shard: ShardId, stats: ShardStats) -> None:
+        """Remember the counts of a shard that was taken."""
+        self._seen.setdefault(shard, []).append(stats)
+
+    def collect(self) -> Iterable[Metric]:
+        yield from self._counters()
+        yield from self._gauges()
+
+    def _counters(self) -> Iterator[Metric]:
+        pool = self._pool
+        turns = CounterMetricFamily("starling_turns", "Turns.", labels=("pool", "shard", "agent_type", "result"))
+        seconds = CounterMetricFamily(
+            "starling_turn_seconds", "Seconds in turns.", labels=("pool", "shard", "agent_type")
+        )
+        busy = CounterMetricFamily("starling_busy_seconds", "Seconds of work of a shard.", labels=("pool", "shard"))
+        commits = CounterMetricFamily("starling_commits", "Journal records stored.", labels=("pool", "shard"))
+        commit_seconds = CounterMetricFamily(
+            "starling_commit_seconds", "Seconds until journal records were stored.", labels=("pool", "shard")
+        )
+        dead = CounterMetricFamily("starling_dead_letters", "Dead letters.", labels=("pool", "shard", "reason"))
+        for shard, history in self._seen.items():
+            name = str(shard)
+            busy.add_metric((pool, name), sum(stats.busy_seconds for stats in history))
+            commits.add_metric((pool, name), sum(stats.commits for stats in history))
+            commit_seconds.add_metric((pool, name), sum(stats.commit_seconds for stats in history))
+            for (kind, result), count in _sums(stats.turns for stats in history).items():
+                turns.add_metric((pool, name, kind, result), count)
+            for kind, spent in _sums(stats.turn_seconds for stats in history).items():
+                seconds.add_metric((pool, name, kind), spent)
+            for reason, count in _sums(stats.dead_letters for stats in history).items():
+                dead.add_metric((pool, name, reason), count)
+        yield from (turns, seconds, busy, commits, commit_seconds, dead)
+        for family, help_text, value in (
+            ("starling_takes", "Shards taken.", self._takes()),
+            ("starling_fenced", "Shards lost to a newer owner.", self._fenced()),
+        ):
+            counter = CounterMetricFamily(family, help_text, labels=("pool",))
+            counter.add_metric((pool,), value)
+            yield counter
+
+    def _gauges(self) -> Iterator[Metric]:
+        pool = self._pool
+        labels = ("pool", "shard")
+        lag = GaugeMetricFamily("starling_mailbox_lag", "Messages not finished.", labels=("pool", "shard", "lane"))
+        outbox = GaugeMetricFamily("starling_outbox_frames", "Frames not delivered.", labels=labels)
+        dirty = GaugeMetricFamily("starling_table_dirty_cells", "Cells not in the table yet.", labels=labels)
+        active = GaugeMetricFamily("starling_active_agents", "Agents in memory.", labels=labels)
+        owned = self._owned()
+        for shard, running in owned.items():
+            name, stats = str(shard), running.stats
+            lanes: dict[str, int] = {}
+            for inlet, waiting in running.lags.items():
+                lanes[inlet.lane.value] = lanes.get(inlet.lane.value, 0) + waiting
+            for lane, waiting in lanes.items():
+                lag.add_metric((pool, name, lane), waiting)
+            outbox.add_metric((pool, name), stats.outbox_frames)
+            dirty.add_metric((pool, name), stats.dirty_cells)
+            active.add_metric((pool, name), stats.active_agents)
+        yield from (lag, outbox, dirty, active)
+        count = GaugeMetricFamily("starling_shards_owned", "Shards that this pod owns.", labels=("pool",))
+        count.add_metric((pool,), len(owned))
+        yield count
+
+
+K = TypeVar("K")
+
+
+def _sums(counters: Iterable[Mapping[K, float]]) -> dict[K, float]:
+    total: dict[K, float] = {}
+    for counter in counters:
+        for key, value in counter.items():
+            total[key] = total.get(key, 0) + value
+    return total
+
+
+def registry(collector: WorkerCollector) -> CollectorRegistry:
+    """Return a registry of this worker alone."""
+    made = CollectorRegistry()
+    made.register(collector)
+    return made

@@ -1,0 +1,320 @@
+"""Which shards this pod runs: it takes what it may, hands over what it must, and runs what it owns."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from starling.core import limits
+from starling.core.ids import PodName, ShardId
+from starling.core.membership import ShardMap
+from starling.core.names import MeshNames, bucket_stream, bucket_subject
+from starling.core.record import Record
+from starling.core.takes import LastRecord, Presence, Right, TakeView, right_to_take, should_release
+from starling.engine.calls import Calls
+from starling.engine.journal import last_record
+from starling.engine.routes_view import RoutesView
+from starling.engine.shard import OwnedShard
+from starling.engine.shard_info import Owner, PoolSettings
+from starling.errors import DecodeError, Fenced, JournalLost, MeshError, RetryLater
+from starling.node.members import Members
+from starling.ports.store import Signal, Store, is_removal
+
+log = logging.getLogger(__name__)
+
+LOOK: Final = 0.5
+"""Seconds between looks at shards that are not ours, when nothing has happened."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One shard of the pool as this pod deals with it."""
+
+    shard: ShardId
+    running: OwnedShard | None = None
+    task: asyncio.Task[None] | None = None
+    wanted_since: float = 0.0
+    wanted: bool = False
+    last: tuple[int, Record] | None = None
+    pause_until: float = 0.0
+    fenced: int = 0
+    lost: str = ""
+    last_by_epoch: dict[int, int] = field(default_factory=dict)
+
+
+class Ownership:
+    """Takes, runs and releases the shards of one pool in this process."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: PoolSettings,
+        owner: Owner,
+        *,
+        members: Members,
+        routes: RoutesView,
+        calls: Calls,
+        drain_seconds: float = limits.DRAIN,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._owner = owner
+        self._members = members
+        self._routes = routes
+        self._calls = calls
+        self._drain_seconds = drain_seconds
+        self._slots = {ShardId(n): _Slot(ShardId(n)) for n in range(settings.shards)}
+        self.map = ShardMap(0)
+        self._look = asyncio.Event()
+        self._draining = False
+        self.takes = 0
+        self.fenced = 0
+        self.on_take: Callable[[ShardId, Right], None] = lambda shard, right: None
+        """Told of each take; metrics and tests listen."""
+
+    # -- what is seen from outside
+
+    @property
+    def owned(self) -> Mapping[ShardId, OwnedShard]:
+        """The shards that this process owns."""
+        return {slot.shard: slot.running for slot in self._slots.values() if slot.running is not None}
+
+    @property
+    def lost(self) -> Mapping[ShardId, str]:
+        """Shards whose data is not what it should be: a person has to look."""
+        return {slot.shard: slot.lost for slot in self._slots.values() if slot.lost}
+
+    def look(self) -> None:
+        """Say that something has changed."""
+        self._look.set()
+
+    def asked_about(self) -> set[PodName]:
+        """Pods whose signs of life matter now: owners and map's pods of shards that are not theirs to lose."""
+        pods: set[PodName] = set()
+        for slot in self._slots.values():
+            if slot.running is not None:
+                continue
+            named = self.map.shards.get(slot.shard)
+            if named is not None and (named == self._owner.pod or self._members.presence(named).member is None):
+                pods.add(named)
+            if slot.last is not None and (owner := Owner.parse(slot.last[1].owner)) is not None:
+                pods.add(owner.pod)
+        return pods
+
+    # -- tasks
+
+    async def watch_map(self) -> None:
+        """Follow the pool's shard map until cancelled."""
+        bucket = MeshNames(self._settings.mesh).maps
+        subject = bucket_subject(bucket, self._settings.pool)
+        reader = await self._store.reader(bucket_stream(bucket), subject, after=None)
+        try:
+            while True:
+                for message in await reader.read(64, limits.MIB):
+                    if not is_removal(message):
+                        self._new_map(message.data)
+        finally:
+            await reader.close()
+
+    def _new_map(self, data: bytes) -> None:
+        try:
+            new = ShardMap.decode(data)
+        except DecodeError:
+            log.exception("shard map cannot be read; the last one stays")
+            return
+        if new.rev < self.map.rev:
+            return
+        self.map = new
+        self._members.describe(map_rev=new.rev)
+        now = asyncio.get_running_loop().time()
+        for slot in self._slots.values():
+            wanted = new.shards.get(slot.shard) == self._owner.pod
+            if wanted and not slot.wanted:
+                slot.wanted_since = now
+                slot.fenced = 0
+                slot.pause_until = 0.0
+            slot.wanted = wanted
+        self.look()
+
+    def heard_free(self, signal: Signal) -> None:
+        """A shard was released somewhere: look at it now."""
+        self._changed_elsewhere(signal)
+
+    def heard_taken(self, signal: Signal) -> None:
+        """A shard was taken: if it is one of ours by somebody else, we are fenced."""
+        self._changed_elsewhere(signal)
+
+    def _changed_elsewhere(self, signal: Signal) -> None:
+        slot = self._slot_of(signal)
+        if slot is None:
+            return
+        slot.last = None
+        running = slot.running
+        if running is not None and slot.task is not None and int(signal.data or b"0") > running.journal_last:
+            slot.task.cancel("taken by somebody else")
+        self.look()
+
+    def _slot_of(self, signal: Signal) -> _Slot | None:
+        last = signal.subject.rpartition(".")[2]
+        return self._slots.get(ShardId(int(last))) if last.isdigit() else None
+
+    async def run(self) -> None:
+        """Take, run and release shards until cancelled; then every shard is dropped where it stands."""
+        try:
+            while True:
+                self._look.clear()
+                await self._look_at_all()
+                try:
+                    async with asyncio.timeout(LOOK):
+                        await self._look.wait()
+                except TimeoutError:
+                    continue
+        finally:
+            tasks = [slot.task for slot in self._slots.values() if slot.task is not None]
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks, timeout=limits.STORE_TIMEOUT)
+
+    async def check_current(self) -> None:
+        """Compare each owned journal with what we appended, at every renewal: an idle stale owner learns it here."""
+        while True:
+            await asyncio.sleep(limits.MEMBER_RENEWAL)
+            for slot in self._slots.values():
+                if slot.running is None or slot.task is None:
+                    continue
+                try:
+                    if not await slot.running.is_current():
+                        slot.task.cancel("taken by somebody else")
+                except MeshError as error:
+                    log.debug("journal not compared", extra={"error": str(error)})
+
+    # -- decisions
+
+    async def _look_at_all(self) -> None:
+        now = asyncio.get_running_loop().time()
+        for slot in self._slots.values():
+            if slot.running is not None:
+                if should_release(slot.shard, self._owner.pod, slot.running.map_rev, self.map):
+                    slot.running.release()
+                continue
+            if slot.task is None and now >= slot.pause_until and not slot.lost and self._may_matter(slot):
+                await self._consider(slot, now)
+
+    def _may_matter(self, slot: _Slot) -> bool:
+        """Whether the shard could be ours to take; keeps us from reading journals of shards in good hands."""
+        if self._draining:
+            return False
+        named = self.map.shards.get(slot.shard)
+        if named == self._owner.pod:
+            return True
+        return named is None or self._members.presence(named).member is None
+
+    async def _consider(self, slot: _Slot, now: float) -> None:
+        try:
+            slot.last = await last_record(self._store, self._settings.names, slot.shard)
+        except JournalLost as error:
+            self._lost(slot, error)
+            return
+        except MeshError as error:
+            log.debug("journal not readable", extra={"shard": slot.shard, "error": str(error)})
+            return
+        right = right_to_take(self._view(slot, slot.last[1]), now)
+        if right is not None:
+            slot.task = asyncio.get_running_loop().create_task(
+                self._hold(slot, slot.last, right), name=f"shard {slot.shard}"
+            )
+
+    def _view(self, slot: _Slot, record: Record) -> TakeView:
+        owner = Owner.parse(record.owner)
+        named = self.map.shards.get(slot.shard)
+        return TakeView(
+            shard=slot.shard,
+            pod=self._owner.pod,
+            start=self._owner.start,
+            map=self.map,
+            last=LastRecord(owner.pod if owner else PodName(""), owner.start if owner else "", record.map_rev),
+            owner=self._members.presence(owner.pod) if owner else Presence(),
+            mapped=self._members.presence(named) if named else Presence(),
+            wanted_since=slot.wanted_since,
+            present=self._members.present,
+            drain_seconds=self._drain_seconds,
+        )
+
+    # -- one shard
+
+    async def _hold(self, slot: _Slot, over: tuple[int, Record], right: Right) -> None:
+        """Take the shard, run it, and note how it ended."""
+        try:
+            running = await OwnedShard.take(
+                self._store,
+                self._settings,
+                slot.shard,
+                owner=self._owner,
+                map_rev=self.map.rev,
+                over=over,
+                routes=self._routes,
+                calls=self._calls,
+            )
+            self.takes += 1
+            slot.running = running
+            self.on_take(slot.shard, right)
+            self._report()
+            await running.run()
+            slot.fenced = 0
+        except* JournalLost as group:
+            self._lost(slot, group)
+        except* Fenced as group:
+            self._pause(slot, group)
+        except* (RetryLater, MeshError) as group:
+            log.warning("shard dropped, to be taken again", extra={"shard": slot.shard, "error": _text(group)})
+            slot.pause_until = asyncio.get_running_loop().time() + 0.2
+        finally:
+            slot.running = None
+            slot.task = None
+            slot.last = None
+            self._report()
+            self.look()
+
+    def _pause(self, slot: _Slot, group: BaseExceptionGroup[BaseException]) -> None:
+        self.fenced += 1
+        pause = min(limits.FENCED_PAUSE_FIRST * 2**slot.fenced, limits.FENCED_PAUSE_CAP)
+        slot.fenced += 1
+        slot.pause_until = asyncio.get_running_loop().time() + pause
+        log.info("fenced", extra={"shard": slot.shard, "error": _text(group), "pause": pause})
+
+    def _lost(self, slot: _Slot, error: BaseException) -> None:
+        slot.lost = _text(error)
+        log.error("shard stopped: its data is not what it should be", extra={"shard": slot.shard, "error": slot.lost})
+
+    def _report(self) -> None:
+        self._members.owns({shard: running.epoch for shard, running in self.owned.items()})
+
+    # -- the end
+
+    async def drain(self) -> None:
+        """Leave: no further takes; wait for the map to move our shards, then release what is left.
+
+        Ends within drain_seconds plus the time of one hand-off.
+        """
+        self._draining = True
+        end = asyncio.get_running_loop().time() + self._drain_seconds
+        while (tasks := self._tasks()) and asyncio.get_running_loop().time() < end:
+            await asyncio.wait(tasks, timeout=0.2)
+        for slot in self._slots.values():
+            if slot.running is not None:
+                slot.running.release()
+        if tasks := self._tasks():
+            await asyncio.wait(tasks, timeout=self._settings.move_wait + 5)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [slot.task for slot in self._slots.values() if slot.task is not None]
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_text(inner) for inner in error.exceptions)
+    return f"{type(error).__name__}: {error}"

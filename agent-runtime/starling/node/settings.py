@@ -1,0 +1,108 @@
+"""A worker's environment and its pool.json: read once, at start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from starling.core import limits
+from starling.core.ids import check_agent_type
+from starling.core.retry import Backoff, RetryPolicy
+from starling.errors import SpecError
+
+
+class WorkerSettings(BaseSettings):
+    """`STARLING_…` of a worker's environment."""
+
+    model_config = SettingsConfigDict(env_prefix="STARLING_", extra="ignore")
+
+    mesh: str
+    pool: str
+    pod: str
+    nats_url: str = "nats://127.0.0.1:4222"
+    nats_creds: Path | None = None
+    pod_ip: str = "127.0.0.1"
+    http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    config: Path = Path("/etc/starling/pool.json")
+    code: Path = Path("/etc/starling/code")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["text", "json"] = "text"
+    fault: str = ""
+
+    @classmethod
+    def from_environment(cls) -> WorkerSettings:
+        """Raises SpecError naming the variable."""
+        try:
+            return cls()  # type: ignore[call-arg]
+        except ValidationError as error:
+            raise _spec_error(error, "STARLING_{}", upper=True) from None
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True)
+
+
+class RetryConfig(_Model):
+    """Delivery policy of a pool or a topic, in seconds."""
+
+    attempts: Annotated[int, Field(ge=1)] = limits.ATTEMPTS
+    backoff: Backoff = Backoff.EXPONENTIAL
+    initial_seconds: Annotated[float, Field(ge=0)] = limits.BACKOFF_FIRST
+    max_seconds: Annotated[float, Field(ge=0)] = limits.BACKOFF_CAP
+    jitter: bool = True
+
+    def policy(self) -> RetryPolicy:
+        return RetryPolicy(self.attempts, self.backoff, self.initial_seconds, self.max_seconds, self.jitter)
+
+
+class AgentConfig(_Model):
+    """One agent type of the pool: where its class is."""
+
+    type: str
+    entrypoint: str
+    durability: Literal["committed", "none"] = "committed"
+
+
+class PoolConfig(_Model):
+    """pool.json: what the control plane tells the workers of a pool."""
+
+    pool: str
+    shards: Annotated[int, Field(ge=1, le=limits.MAX_SHARDS)]
+    incarnation: str
+    agents: Annotated[list[AgentConfig], Field(min_length=1)]
+    delivery: RetryConfig = RetryConfig()
+    topic_delivery: dict[str, RetryConfig] = Field(default_factory=dict)
+    drain_seconds: Annotated[float, Field(ge=0)] = limits.DRAIN
+    move_wait_seconds: Annotated[float, Field(ge=0)] = limits.MOVE_WAIT
+    max_concurrent_turns: Annotated[int, Field(ge=1)] = limits.MAX_CONCURRENT_TURNS
+
+    @classmethod
+    def read(cls, path: Path) -> PoolConfig:
+        """Raises SpecError naming the file or the field."""
+        try:
+            config = cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise SpecError("STARLING_CONFIG", f"cannot read {path}: {error.strerror}") from error
+        except ValidationError as error:
+            raise _spec_error(error, f"{path.name}: {{}}") from None
+        for agent in config.agents:
+            check_agent_type(agent.type)
+        return config
+
+    def version(self, code: Path) -> str:
+        """Return a short hash of configuration and code: pods of one version agree on it."""
+        digest = hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode())
+        for file in sorted(code.glob("*.py")) if code.is_dir() else ():
+            digest.update(file.name.encode() + file.read_bytes())
+        return digest.hexdigest()[:12]
+
+
+def _spec_error(error: ValidationError, name: str, *, upper: bool = False) -> SpecError:
+    first = error.errors()[0]
+    path = ".".join(str(part) for part in first["loc"])
+    return SpecError(name.format(path.upper() if upper else path), first["msg"])

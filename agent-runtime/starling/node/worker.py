@@ -1,0 +1,270 @@
+"""A worker: one pod of a pool. It joins the mesh, runs the shards it may, and leaves in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starling.agent import AgentDefinition
+from starling.core import limits
+from starling.core.ids import PodName, PoolName, ShardId
+from starling.core.membership import Member
+from starling.core.names import MeshNames
+from starling.core.takes import Right
+from starling.engine.calls import Calls
+from starling.engine.producer import Producer
+from starling.engine.routes_view import RoutesView
+from starling.engine.shard_info import Owner, PoolSettings
+from starling.entrypoints import load
+from starling.errors import MeshError, SpecError, Unreachable
+from starling.node.http import Health
+from starling.node.members import Members
+from starling.node.metrics import WorkerCollector, registry
+from starling.node.ownership import Ownership
+from starling.node.routing import watch_routes
+from starling.node.settings import PoolConfig, WorkerSettings
+from starling.ports.store import Signal, Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this process is. start: new with every process; version: of code and configuration."""
+
+    pod: PodName
+    start: str
+    version: str
+    metrics: str = ""
+
+
+class Worker:
+    """Everything that runs in a pod, over any store. `run` it in a task; `stop` asks it to leave."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: PoolSettings,
+        identity: Identity,
+        *,
+        drain_seconds: float = limits.DRAIN,
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._drain_seconds = drain_seconds
+        self._stop = asyncio.Event()
+        self.routes = RoutesView()
+        producer_name = f"{settings.pool}/{identity.pod}/{identity.start}"
+        self._producer = Producer(store, settings.mesh, producer_name, settings.chance)
+        self._calls = Calls(
+            store, settings.mesh, self._producer, self.routes, wall=settings.wall, chance=settings.chance
+        )
+        self.members = Members(
+            store,
+            settings.mesh,
+            settings.pool,
+            Member(
+                pod=identity.pod,
+                start=identity.start,
+                incarnation=settings.incarnation,
+                version=identity.version,
+                ready=False,
+                draining=False,
+                shards={},
+                metrics=identity.metrics,
+            ),
+            on_change=lambda: self.ownership.look(),
+        )
+        self.ownership = Ownership(
+            store,
+            settings,
+            Owner(identity.pod, identity.start),
+            members=self.members,
+            routes=self.routes,
+            calls=self._calls,
+            drain_seconds=drain_seconds,
+        )
+        self.collector = WorkerCollector(
+            settings.pool,
+            lambda: self.ownership.owned,
+            takes=lambda: self.ownership.takes,
+            fenced=lambda: self.ownership.fenced,
+            wall=settings.wall,
+        )
+        self.ownership.on_take = self._taken
+
+    def _taken(self, shard: ShardId, right: Right) -> None:
+        running = self.ownership.owned.get(shard)
+        if running is not None:
+            self.collector.taken(shard, running.stats)
+        log.info("shard owned", extra={"shard": shard, "right": right.value})
+
+    def stop(self) -> None:
+        """Ask the worker to drain and end."""
+        self._stop.set()
+
+    @property
+    def not_ready(self) -> str:
+        """Why the pod is not ready; "" when it is. A pod without shards is ready."""
+        if self._store.connected_since is None:
+            return "no connection to NATS"
+        if not self.members.own.ready:
+            return "starting"
+        if self.ownership.lost:
+            return "; ".join(f"shard {shard}: {why}" for shard, why in self.ownership.lost.items())
+        return ""
+
+    async def run(self) -> None:
+        """Work until stopped: then drain, withdraw, and return."""
+        names = self._settings.names
+        await self._calls.open()
+        background: set[asyncio.Task[None]] = set()
+
+        def alive(asked: Signal) -> None:
+            task = asyncio.get_running_loop().create_task(self._alive(asked), name="sign of life")
+            background.add(task)
+            task.add_done_callback(background.discard)
+
+        heard = [
+            await self._store.listen(names.alive(self.members.own.pod), alive),
+            await self._store.listen(names.free("*"), self.ownership.heard_free),
+            await self._store.listen(names.taken("*"), self.ownership.heard_taken),
+        ]
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                jobs = [
+                    tasks.create_task(job, name=name)
+                    for name, job in (
+                        ("members", self.members.watch()),
+                        ("own member entry", self.members.publish()),
+                        ("signs of life", self.members.ask(self.ownership.asked_about)),
+                        ("routes", watch_routes(self._store, self._settings.mesh, self.routes)),
+                        ("shard map", self.ownership.watch_map()),
+                        ("journals", self.ownership.check_current()),
+                        ("ownership", self.ownership.run()),
+                    )
+                ]
+                self.members.describe(ready=True)
+                await self._stop.wait()
+                log.info("draining", extra={"pod": self.members.own.pod})
+                self.members.describe(draining=True)
+                await self.ownership.drain()
+                for job in jobs:
+                    job.cancel()
+            await self.members.withdraw()
+        finally:
+            for subscription in heard:
+                await subscription.close()
+            await self._calls.close()
+            await self._producer.close()
+
+    async def _alive(self, asked: Signal) -> None:
+        try:
+            await self.members.answer(asked)
+        except Unreachable:
+            log.debug("sign of life not sent")
+
+
+def load_agents(config: PoolConfig) -> Mapping[str, AgentDefinition]:
+    """Import the pool's agent classes. Raises SpecError."""
+    agents: dict[str, AgentDefinition] = {}
+    for index, agent in enumerate(config.agents):
+        field = f"spec.agents[{index}]"
+        if agent.durability != "committed":
+            raise SpecError(f"{field}.durability", "only 'committed' is there yet")
+        definition = load(agent.entrypoint, agent.type)
+        if definition.type != agent.type:
+            raise SpecError(f"{field}.type", f"is {agent.type!r}, but {agent.entrypoint} says {definition.type!r}")
+        agents[agent.type] = definition
+    return agents
+
+
+async def serve(environment: WorkerSettings) -> None:
+    """Run one pod until SIGTERM. Raises SpecError, Unreachable when NATS does not answer at all."""
+    from starling.adapters.nats import connect
+
+    config = PoolConfig.read(environment.config)
+    sys.path.insert(0, str(environment.code))
+    agents = load_agents(config)
+    settings = PoolSettings(
+        mesh=environment.mesh,
+        pool=PoolName(environment.pool),
+        shards=config.shards,
+        incarnation=config.incarnation,
+        agents=agents,
+        wall=time.time,
+        timer=time.perf_counter,
+        chance=random.Random(),
+        retry=config.delivery.policy(),
+        retry_by_topic={topic: retry.policy() for topic, retry in config.topic_delivery.items()},
+        max_concurrent_turns=config.max_concurrent_turns,
+        move_wait=config.move_wait_seconds,
+    )
+    store = await connect(
+        environment.nats_url,
+        name=f"{environment.pool}/{environment.pod}",
+        credentials=environment.nats_creds,
+    )
+    try:
+        worker: Worker | None = None
+        start = f"{settings.chance.getrandbits(64):016x}"
+        http_port = environment.http_port
+
+        def not_ready() -> str:
+            return "starting" if worker is None else worker.not_ready
+
+        identity = Identity(PodName(environment.pod), start, config.version(environment.code))
+        worker = Worker(store, settings, identity, drain_seconds=config.drain_seconds)
+        health = Health(registry(worker.collector), not_ready)
+        port = await health.open(environment.pod_ip, http_port)
+        worker.members.describe(metrics=f"{environment.pod_ip}:{port}")
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, worker.stop)
+        try:
+            await worker.run()
+        finally:
+            await health.close()
+    finally:
+        await store.close()
+
+
+def mesh_buckets(mesh: str) -> tuple[str, str, str]:
+    """The buckets that a mesh needs before its first worker starts."""
+    names = MeshNames(mesh)
+    return names.maps, names.members, names.routes
+
+
+def main() -> int:
+    """Entry point of the worker process: exit code 0 after a clean stop, 1 failed, 2 wrong settings, 3 unreachable."""
+    from starling.node.logs import configure_logging
+
+    try:
+        environment = WorkerSettings.from_environment()
+        configure_logging(environment.log_level, environment.log_format)
+        _run(serve(environment))
+    except SpecError as error:
+        print(f"starling worker: {error}", file=sys.stderr)  # noqa: T201 - before logging may be there
+        return 2
+    except Unreachable as error:
+        print(f"starling worker: {error}", file=sys.stderr)  # noqa: T201
+        return 3
+    except MeshError:
+        log.exception("worker failed")
+        return 1
+    return 0
+
+
+def _run(work: object) -> None:
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(work)  # type: ignore[arg-type]
+    else:
+        uvloop.run(work)  # type: ignore[arg-type]
