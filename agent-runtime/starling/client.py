@@ -7,8 +7,9 @@ import random
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+from starling.agent import Agent
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, TopicId
 from starling.core.routes import Target
@@ -19,6 +20,9 @@ from starling.errors import Unreachable
 from starling.messages import decode, encode
 from starling.node.routing import watch_routes
 from starling.ports.store import Store
+from starling.proxies import client_proxy
+
+A = TypeVar("A", bound=Agent[Any])
 
 START_TIMEOUT = 10.0
 
@@ -137,6 +141,10 @@ class Mesh:
         type_name, body = encode(message)
         result_type, result = await self._calls.call(target, type_name, body, timeout=timeout, headers=headers or {})
         return decode(result_type, result)
+
+    def agent(self, cls: type[A], key: str) -> A:
+        """Return a typed stand-in for an agent: `await mesh.agent(Airport, "EWR").report(Ask(), timeout=5.0)`."""
+        return client_proxy(self, cls, key)
 
     def _new_id(self) -> str:
         return f"{self._chance.getrandbits(96):024x}"

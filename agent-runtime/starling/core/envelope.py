@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import msgpack
+
 from starling.core import limits, names
 from starling.core.ids import AgentId, TopicId
 from starling.errors import DecodeError

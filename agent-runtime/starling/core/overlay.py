@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 import msgpack
+
 from starling.core import limits
 from starling.core.record import Cell, CellRef
 from starling.errors import DecodeError, Fenced

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 import msgpack
+
 from starling.core.ids import PoolName, ShardId
 from starling.core.names import Inlet, Lane
 from starling.errors import DecodeError

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgpack
+
 from starling.errors import (
     CallCycle,
     CallFailed,

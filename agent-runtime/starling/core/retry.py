@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pydantic import ValidationError
+
 from starling.core import limits
 from starling.errors import DoNotRetry, MessageError, RouteError
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgpack
+
 from starling.core.envelope import Envelope
 from starling.core.record import Frame
 from starling.errors import DecodeError

@@ -8,6 +8,7 @@ from typing import TypeVar
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+
 from starling.core.ids import PoolName, ShardId
 from starling.engine.shard import OwnedShard
 from starling.engine.shard_info import ShardStats

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
 from starling.core import limits
 from starling.core.ids import check_agent_type
 from starling.core.retry import Backoff, RetryPolicy

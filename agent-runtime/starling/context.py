@@ -1,0 +1,125 @@
+"""What a handler knows of its message, and what it may do beside changing its state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+
+from starling.core.ids import AgentId, TopicId
+from starling.errors import SpecError
+from starling.messages import decode, encode
+
+if TYPE_CHECKING:
+    from starling.agent import Agent
+
+A = TypeVar("A", bound="Agent[Any]")
+
+RESERVED_PREFIX: Final = "st-"
+
+
+class Outgoing(Protocol):
+    """What the runtime does with what a turn sends."""
+
+    def send(self, target: AgentId, type_name: str, body: bytes, headers: Mapping[str, str]) -> None: ...
+
+    def publish(self, topic: TopicId, type_name: str, body: bytes, headers: Mapping[str, str]) -> None: ...
+
+    async def call(
+        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
+    ) -> tuple[str, bytes]: ...
+
+
+class Context:
+    """One turn. `send` and `publish` fill its outbox, which the commit makes true; `call` waits for an answer.
+
+    id: of this agent; sender: None from outside; attempt: 1 at the first; deadline and created: seconds since 1970;
+    idempotency_key: the same for every attempt of this turn, for calls to the outside world.
+    """
+
+    __slots__ = (
+        "_outgoing",
+        "attempt",
+        "created",
+        "deadline",
+        "headers",
+        "id",
+        "is_call",
+        "message_id",
+        "sender",
+        "topic",
+    )
+
+    def __init__(
+        self,
+        outgoing: Outgoing,
+        *,
+        id: AgentId,  # noqa: A002 - the field's own word
+        sender: AgentId | None,
+        topic: TopicId | None,
+        message_id: str,
+        attempt: int,
+        deadline: float | None,
+        created: float,
+        headers: Mapping[str, str],
+        is_call: bool,
+    ) -> None:
+        self._outgoing = outgoing
+        self.id = id
+        self.sender = sender
+        self.topic = topic
+        self.message_id = message_id
+        self.attempt = attempt
+        self.deadline = deadline
+        self.created = created
+        self.headers = headers
+        self.is_call = is_call
+
+    @property
+    def idempotency_key(self) -> str:
+        return f"{self.message_id}/{self.id}"
+
+    def send(self, target: AgentId, message: object, *, headers: Mapping[str, str] | None = None) -> None:
+        """Send to one agent when this turn commits. Raises UnknownAgentType, UnregisteredType, DecodeError, TooLarge."""
+        type_name, body = encode(message)
+        self._outgoing.send(target, type_name, body, checked_headers(headers))
+
+    def publish(self, topic: TopicId, message: object, *, headers: Mapping[str, str] | None = None) -> None:
+        """Send to every agent that hears the topic, but ourselves, when this turn commits. Raises as `send`."""
+        type_name, body = encode(message)
+        self._outgoing.publish(topic, type_name, body, checked_headers(headers))
+
+    async def call(
+        self,
+        target: AgentId,
+        message: object,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Call another agent and return its answer, which comes after its commit.
+
+        timeout: seconds; default is what is left of our own deadline, else 30. Raises UnknownAgentType,
+        CallCycle, CallTimeout, CantHandle, HandlerFailed. Overtakes what this turn has sent and not committed.
+        """
+        type_name, body = encode(message)
+        result_type, result = await self._outgoing.call(target, type_name, body, timeout, checked_headers(headers))
+        return decode(result_type, result)
+
+    def agent(self, cls: type[A], key: str) -> A:
+        """Return a stand-in for an agent: its events are sent with this turn's commit, its rpcs are called."""
+        from starling.proxies import turn_proxy
+
+        return turn_proxy(self, cls, key)
+
+
+NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Return the user's headers. Raises SpecError for a reserved name."""
+    if not headers:
+        return NO_HEADERS
+    for name in headers:
+        if name.lower().startswith(RESERVED_PREFIX):
+            raise SpecError(f"headers.{name}", "names that start with 'St-' are the runtime's own")
+    return headers
