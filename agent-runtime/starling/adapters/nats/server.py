@@ -1,0 +1,192 @@
+"""A NATS server of our own on loopback, as a child process: for `starling dev` and for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from starling.errors import SpecError, Unreachable
+
+HOST: Final = "127.0.0.1"
+_PR_SET_PDEATHSIG: Final = 1
+_LOG_TAIL: Final = 2000
+_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+
+
+class EmbeddedServer:
+    """One nats-server with JetStream, listening on loopback only; it never outlives the process that started it.
+
+    directory: holds `data` and `nats-server.log`. port: 0 picks a free one, which stays the same over restarts.
+    arguments: further command line arguments of nats-server, such as those of a cluster.
+    """
+
+    def __init__(self, directory: Path, *, port: int = 0, arguments: Sequence[str] = ()) -> None:
+        self.directory = directory
+        self.port = port or free_port()
+        self.log_file = directory / "nats-server.log"
+        self._arguments = tuple(arguments)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://{HOST}:{self.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """Process id while it runs, else None."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
+
+    async def start(self, timeout: float = 15.0) -> None:
+        """Start and return when JetStream answers; nothing happens when it runs.
+
+        Raises Unreachable with the end of its log when it is not ready after `timeout` seconds or has ended.
+        """
+        if self.pid is None:
+            self._spawn()
+        try:
+            async with asyncio.timeout(timeout):
+                while not await self._answers():
+                    if self.pid is None:
+                        raise Unreachable(f"nats-server ended while starting: {self._log_tail()}")
+                    await asyncio.sleep(0.02)
+        except TimeoutError as error:
+            raise Unreachable(f"nats-server not ready after {timeout:g} s: {self._log_tail()}") from error
+
+    async def stop(self, timeout: float = 10.0) -> None:
+        """Shut down in order, by force after `timeout` seconds; idempotent. The data stays."""
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        if not await _ended(process, timeout):
+            process.kill()
+            await _ended(process, timeout)
+        self._process = None
+
+    async def kill(self) -> None:
+        """End it at once, as a crash does; idempotent. The data stays."""
+        process = self._process
+        if process is None:
+            return
+        process.kill()
+        await _ended(process, 10.0)
+        self._process = None
+
+    async def restart(self) -> None:
+        """Crash it and start it again on the same port and data."""
+        await self.kill()
+        await self.start()
+
+    def pause(self) -> None:
+        """Freeze the process: connections stay open and nobody answers."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a frozen process go on."""
+        if self.pid is not None:
+            os.kill(self.pid, signal.SIGCONT)
+
+    def _spawn(self) -> None:
+        data = self.directory / "data"
+        data.mkdir(parents=True, exist_ok=True)
+        command = [
+            *(binary(), "--addr", HOST, "--port", str(self.port)),
+            *("--jetstream", "--store_dir", str(data), "--log", str(self.log_file)),
+            *self._arguments,
+        ]
+        # The hook makes one system call, through a library that is loaded already: safe beside threads.
+        self._process = subprocess.Popen(  # noqa: S603 - the program is known, its arguments are ours
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509
+        )
+
+    async def _answers(self) -> bool:
+        try:
+            reader, writer = await asyncio.open_connection(HOST, self.port)
+        except OSError:
+            return False
+        try:
+            async with asyncio.timeout(1.0):
+                line = await reader.readline()
+            verb, _, info = line.partition(b" ")
+            return verb == b"INFO" and bool(json.loads(info).get("jetstream"))
+        except (OSError, TimeoutError, ValueError):
+            return False
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+    def _log_tail(self) -> str:
+        try:
+            return self.log_file.read_text(errors="replace")[-_LOG_TAIL:]
+        except OSError as error:
+            return f"no log: {error}"
+
+
+def cluster(directory: Path, size: int = 3) -> list[EmbeddedServer]:
+    """Return the servers of one cluster, not started: `n1`, `n2`, ... each with a directory of its own.
+
+    Start them together (`asyncio.gather`); streams can be made once they have chosen a leader.
+    """
+    ports = [free_port() for _ in range(size)]
+    routes = ",".join(f"nats://{HOST}:{port}" for port in ports)
+    return [
+        EmbeddedServer(
+            directory / f"n{number}",
+            arguments=(
+                *("--name", f"n{number}", "--cluster_name", "starling"),
+                *("--cluster", f"nats://{HOST}:{port}", "--routes", routes),
+            ),
+        )
+        for number, port in enumerate(ports, start=1)
+    ]
+
+
+def binary() -> str:
+    """Return the path of nats-server: the one installed beside this Python, else the one on the PATH.
+
+    Raises SpecError when there is none.
+    """
+    found = shutil.which("nats-server", path=sysconfig.get_path("scripts")) or shutil.which("nats-server")
+    if found is None:
+        raise SpecError("nats-server", "not found: install `starling-mesh[dev]`, or put nats-server 2.11+ on the PATH")
+    return found
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _die_with_parent() -> None:
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+async def _ended(process: subprocess.Popen[bytes], timeout: float) -> bool:
+    deadline = asyncio.get_running_loop().time() + timeout
+    while process.poll() is None:
+        if asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(0.01)
+    return True

@@ -1,0 +1,133 @@
+"""The store port over a real NATS server."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from nats.aio.msg import Msg
+
+from starling.adapters.nats import wire
+from starling.adapters.nats.acks import Acks
+from starling.adapters.nats.connection import Connection
+from starling.adapters.nats.direct import DirectGets
+from starling.adapters.nats.reader import NatsReader
+from starling.adapters.nats.requests import Requests
+from starling.adapters.nats.streams import Streams
+from starling.errors import SpecError
+from starling.ports.store import (
+    Answer,
+    Expect,
+    Headers,
+    LastValues,
+    Message,
+    Reader,
+    Signal,
+    StreamInfo,
+    StreamSpec,
+    Subscription,
+)
+
+
+async def connect(url: str, *, name: str, credentials: Path | None = None, timeout: float = 10.0) -> NatsStore:
+    """Connect, and stay connected until closed: lost connections are made again for ever.
+
+    url: one or more `nats://` or `tls://` addresses, separated by commas; may hold user and password.
+    credentials: a NATS credentials file. timeout: seconds for the first connection; Unreachable after it.
+    """
+    servers = [server.strip() for server in url.split(",") if server.strip()]
+    if not servers:
+        raise SpecError("nats url", "empty; give nats://host:port")
+    if credentials is not None:
+        _check_credentials(credentials)
+    connection = Connection(servers, name=name, credentials=None if credentials is None else str(credentials))
+    await connection.open(timeout)
+    store = NatsStore(connection)
+    try:
+        await store.open()
+    except BaseException:
+        await store.close()
+        raise
+    return store
+
+
+class NatsStore:
+    """One connection and what runs over it; made by `connect`."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._requests = Requests(connection)
+        self._acks = Acks(connection, self._requests)
+        self._streams = Streams(self._requests)
+        self._direct = DirectGets(self._requests, self._streams)
+
+    async def open(self) -> None:
+        """Subscribe to the inboxes. Raises Unreachable."""
+        await self._requests.open()
+        await self._acks.open()
+
+    async def close(self) -> None:
+        await self._acks.close()
+        self._requests.close()
+        await self._connection.close()
+
+    @property
+    def connected_since(self) -> float | None:
+        return self._connection.connected_since
+
+    async def publish(
+        self, subject: str, data: bytes, headers: Headers | None = None, expect: Expect | None = None
+    ) -> Awaitable[Answer]:
+        return await self._acks.publish(subject, data, headers, expect)
+
+    async def last(self, stream: str, subject: str) -> Message | None:
+        return await self._direct.last(stream, subject)
+
+    async def last_values(self, stream: str, subjects: Sequence[str]) -> LastValues:
+        return await self._direct.last_values(stream, subjects)
+
+    async def page(self, stream: str, subject: str, first: int) -> Sequence[Message]:
+        return await self._direct.page(stream, subject, first)
+
+    async def purge(self, stream: str, subject: str, below: int) -> None:
+        await self._streams.purge(stream, subject, below)
+
+    async def reader(self, stream: str, subject: str, after: int | None) -> Reader:
+        reader = NatsReader(self._connection, self._requests, stream, subject, after)
+        await reader.open()
+        return reader
+
+    async def ensure_stream(self, spec: StreamSpec) -> bool:
+        return await self._streams.ensure(spec)
+
+    async def delete_stream(self, name: str) -> None:
+        await self._streams.delete(name)
+
+    async def stream_info(self, name: str) -> StreamInfo | None:
+        return await self._streams.info(name)
+
+    async def ensure_bucket(
+        self, bucket: str, *, ttl: float | None = None, marker_ttl: float | None = None, replicas: int = 1
+    ) -> None:
+        await self._streams.ensure_bucket(bucket, ttl=ttl, marker_ttl=marker_ttl, replicas=replicas)
+
+    async def signal(self, subject: str, data: bytes = b"", reply: str = "") -> None:
+        await self._connection.send(subject, data, reply)
+
+    async def listen(self, subject: str, heard: Callable[[Signal], None]) -> Subscription:
+        async def pass_on(message: Msg) -> None:
+            heard(Signal(message.subject, message.data, message.reply))
+
+        return await self._connection.subscribe(subject, pass_on)
+
+    async def ask(self, subject: str, data: bytes, timeout: float) -> bytes | None:
+        answer = await self._requests.one(subject, data, timeout)
+        return None if wire.status(answer) == wire.NO_RESPONDERS else answer.data
+
+
+def _check_credentials(credentials: Path) -> None:
+    if not credentials.is_file():
+        raise SpecError("nats credentials", f"there is no file {credentials}")
+    if importlib.util.find_spec("nkeys") is None:
+        raise SpecError("nats credentials", "they need the package nkeys: install nats-py[nkeys]")
