@@ -9,7 +9,7 @@ from collections.abc import Callable
 from types import NoneType
 from typing import Any, ClassVar, Final, Generic
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypeVar
 
 from starling.core.ids import AgentId, check_agent_type
@@ -71,7 +71,7 @@ class AgentDefinition:
         self._load: Callable[..., Any] | None = None
         self._dump: Callable[..., bytes] | None = None
         if self.has_state:
-            adapter = adapter_of(self._state)
+            adapter: TypeAdapter[Any] = adapter_of(self._state)
             self._load, self._dump = adapter.validator.validate_json, adapter.serializer.to_json
             self.new_state()
         self.handlers = handlers_of(cls)

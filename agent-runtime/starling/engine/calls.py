@@ -12,7 +12,7 @@ from starling.core.envelope import Envelope
 from starling.core.ids import AgentId
 from starling.core.names import MeshNames
 from starling.core.reply import Reply
-from starling.engine.producer import Producer
+from starling.engine.producer import Accepted, Producer
 from starling.engine.routes_view import RoutesView
 from starling.errors import CallCycle, CallTimeout, DecodeError
 from starling.ports.store import Signal, Store, Subscription
@@ -117,6 +117,6 @@ class Calls:
         return reply.type, reply.body
 
 
-def _not_stored(done: asyncio.Future[object], reply: asyncio.Future[Reply]) -> None:
+def _not_stored(done: asyncio.Future[Accepted], reply: asyncio.Future[Reply]) -> None:
     if not done.cancelled() and (error := done.exception()) is not None and not reply.done():
         reply.set_exception(error)

@@ -66,7 +66,7 @@ class ShardStats:
 
     turns: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By agent type and result: ok, retry, dead, cancelled."""
-    turn_seconds: Counter[str] = field(default_factory=Counter)
+    turn_seconds: dict[str, float] = field(default_factory=dict)
     busy_seconds: float = 0.0
     commits: int = 0
     commit_seconds: float = 0.0

@@ -484,7 +484,8 @@ class Turns:
     def _count(self, agent_type: str, result: str, started: float) -> None:
         self._stats.turns[agent_type, result] += 1
         if started:
-            self._stats.turn_seconds[agent_type] += self._settings.timer() - started
+            spent = self._stats.turn_seconds
+            spent[agent_type] = spent.get(agent_type, 0.0) + self._settings.timer() - started
 
     # -- the end
 

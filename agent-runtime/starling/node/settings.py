@@ -39,7 +39,7 @@ class WorkerSettings(BaseSettings):
     def from_environment(cls) -> WorkerSettings:
         """Raises SpecError naming the variable."""
         try:
-            return cls()  # type: ignore[call-arg]
+            return cls()
         except ValidationError as error:
             raise _spec_error(error, "STARLING_{}", upper=True) from None
 
