@@ -1,0 +1,1 @@
+"""A real Kubernetes for tests and demos, as plain local processes."""
