@@ -36,23 +36,22 @@ class DirectGets:
         return None
 
     async def last_values(self, stream: str, subjects: Sequence[str]) -> LastValues:
-        """See `Store.last_values`. Values that do not fit one answer are asked for again, as of the same sequence."""
+        """See `Store.last_values`. What one answer of 4 MiB does not hold is asked for again: `up_to` is the smallest."""
         if len(subjects) > MAX_SUBJECTS:
             raise SpecError("subjects", f"{len(subjects)} in one request, at most {MAX_SUBJECTS}")
         found: dict[str, Message] = {}
-        up_to: int | None = None
+        up_to: list[int | None] = []
         missing = list(subjects)
         while missing:
-            ask: dict[str, Any] = {"multi_last": missing}
-            if up_to is not None:
-                ask["up_to_seq"] = up_to
+            ask = {"multi_last": missing, "max_bytes": _PAGE_BYTES}
             batch, left, reached = await self._batch(stream, ask)
             found.update((message.subject, message) for message in batch)
-            up_to = reached if up_to is None else up_to
-            if not left or not batch:
+            up_to.append(reached)
+            if not left:
                 break
             missing = [subject for subject in missing if subject not in found]
-        return LastValues(found, up_to)
+        known = [sequence for sequence in up_to if sequence is not None]
+        return LastValues(found, min(known) if known and len(known) == len(up_to) else None)
 
     async def page(self, stream: str, subject: str, first: int) -> Sequence[Message]:
         """See `Store.page`: at most 1,024 messages and about 4 MiB."""

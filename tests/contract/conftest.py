@@ -1,0 +1,120 @@
+"""The store under test, over memory and over a real NATS server."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+from starling.adapters.nats import EmbeddedServer, connect
+from starling.core.names import bucket_stream
+from starling.ports.store import Answer, Message, Reader, Store, StreamSpec
+
+Connector = Callable[[str], Awaitable[Store]]
+
+BOUND = 15.0
+"""Seconds after which a fact that should come is taken to be missing."""
+
+
+class World:
+    """One message store and connections to it; names of streams are its own."""
+
+    def __init__(self, kind: str, connector: Connector) -> None:
+        self.kind = kind
+        self._connector = connector
+        self._stores: list[Store] = []
+        self._streams: list[str] = []
+        self._token = uuid.uuid4().hex[:12]
+
+    async def connect(self, name: str = "test") -> Store:
+        store = await self._connector(name)
+        self._stores.append(store)
+        return store
+
+    def name(self, text: str) -> str:
+        """Return a name that no other test uses, for a stream, a bucket or the first token of a subject."""
+        return f"{text}_{self._token}"
+
+    async def stream(self, store: Store, text: str = "s", **limits: object) -> tuple[str, str]:
+        """Make a stream and return its name and the first token of its subjects."""
+        name = self.name(text)
+        self._streams.append(name)
+        spec = StreamSpec(name=name, subjects=(f"{name}.>",), **limits)  # type: ignore[arg-type]
+        assert await store.ensure_stream(spec)
+        return name, name
+
+    async def bucket(self, store: Store, **limits: float) -> tuple[str, str]:
+        """Make a bucket and return its name and its stream's."""
+        bucket = self.name("b")
+        self._streams.append(bucket_stream(bucket))
+        await store.ensure_bucket(bucket, **limits)  # type: ignore[arg-type]
+        return bucket, bucket_stream(bucket)
+
+    async def close(self) -> None:
+        if self._stores:
+            cleaner = await self._connector("cleaner")
+            for name in self._streams:
+                await cleaner.delete_stream(name)
+            await cleaner.close()
+        for store in self._stores:
+            await store.close()
+
+
+@pytest.fixture(params=["memory", "nats"])
+def kind(request: pytest.FixtureRequest) -> str:
+    chosen: str = request.param
+    return chosen
+
+
+@pytest.fixture
+def connector(kind: str, request: pytest.FixtureRequest) -> Connector:
+    return _memory() if kind == "memory" else _nats(request.getfixturevalue("nats_server"))
+
+
+@pytest.fixture
+async def world(kind: str, connector: Connector) -> AsyncIterator[World]:
+    made = World(kind, connector)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+@pytest.fixture
+async def store(world: World) -> Store:
+    return await world.connect()
+
+
+def _memory() -> Connector:
+    server = importlib.import_module("starling.adapters.memory").MemoryServer()
+
+    async def connected(name: str) -> Store:
+        store: Store = server.connect(name)
+        return store
+
+    return connected
+
+
+def _nats(server: EmbeddedServer) -> Connector:
+    async def connected(name: str) -> Store:
+        return await connect(server.url, name=name)
+
+    return connected
+
+
+async def put(store: Store, subject: str, data: bytes = b"", **more: object) -> Answer:
+    """Publish and wait for the answer."""
+    async with asyncio.timeout(BOUND):
+        return await (await store.publish(subject, data, **more))  # type: ignore[arg-type]
+
+
+async def read_until(reader: Reader, count: int, messages: int = 64, size_bytes: int = 1 << 20) -> list[Message]:
+    """Read until `count` messages have come; more than that fails the test."""
+    got: list[Message] = []
+    async with asyncio.timeout(BOUND):
+        while len(got) < count:
+            got.extend(await reader.read(messages, size_bytes))
+    assert len(got) == count
+    return got

@@ -1,0 +1,190 @@
+"""Streams, buckets and core messages."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from starling.core.names import bucket_subject
+from starling.errors import Unreachable
+from starling.ports.store import Expect, Refused, Signal, Store, Stored, StreamSpec
+
+from .conftest import BOUND, World, put
+
+
+async def test_a_stream_is_new_once(world: World, store: Store) -> None:
+    name, s = await world.stream(store)
+    spec = StreamSpec(name=name, subjects=(f"{s}.>",))
+    assert not await store.ensure_stream(spec)
+
+
+async def test_an_existing_stream_gets_new_limits_and_keeps_its_data(world: World, store: Store) -> None:
+    name, s = await world.stream(store)
+    await put(store, f"{s}.a", b"1")
+    spec = StreamSpec(
+        name=name,
+        subjects=(f"{s}.>",),
+        max_messages_per_subject=1,
+        discard_new=True,
+        discard_new_per_subject=True,
+    )
+    assert not await store.ensure_stream(spec)
+    assert isinstance(await put(store, f"{s}.a"), Refused)
+    info = await store.stream_info(name)
+    assert info is not None
+    assert (info.messages, info.max_messages_per_subject) == (1, 1)
+
+
+async def test_info_says_what_the_stream_holds(world: World, store: Store) -> None:
+    name, s = await world.stream(store, metadata=(("starlingmesh.dev/incarnation", "abcd2345"),))
+    for key in ("a", "b", "a", "c", "c"):
+        await put(store, f"{s}.{key}", b"x" * 100)
+    await store.purge(name, f"{s}.a", below=2)
+    await store.purge(name, f"{s}.c", below=6)
+    info = await store.stream_info(name)
+    assert info is not None
+    assert info.subjects == {f"{s}.a": 1, f"{s}.b": 1}
+    assert (info.name, info.messages, info.first_sequence, info.last_sequence) == (name, 2, 2, 5)
+    assert info.size_bytes >= 200
+    assert info.metadata == {"starlingmesh.dev/incarnation": "abcd2345"}
+    assert info.max_messages_per_subject is None
+
+
+async def test_info_of_an_empty_stream_has_no_subjects(world: World, store: Store) -> None:
+    name, _ = await world.stream(store)
+    info = await store.stream_info(name)
+    assert info is not None
+    assert (info.messages, info.last_sequence, dict(info.subjects)) == (0, 0, {})
+
+
+async def test_info_of_a_stream_that_is_not_there_is_none(world: World, store: Store) -> None:
+    assert await store.stream_info(world.name("absent")) is None
+
+
+async def test_deleting_removes_the_data_and_deleting_nothing_is_fine(world: World, store: Store) -> None:
+    name, s = await world.stream(store)
+    await put(store, f"{s}.a")
+    await store.delete_stream(name)
+    assert await store.stream_info(name) is None
+    await store.delete_stream(name)
+    assert await store.ensure_stream(StreamSpec(name=name, subjects=(f"{s}.>",)))
+    assert await store.last(name, f"{s}.a") is None
+
+
+async def test_an_existing_stream_keeps_its_metadata(world: World, store: Store) -> None:
+    name, s = await world.stream(store, metadata=(("incarnation", "first"),))
+    spec = StreamSpec(name=name, subjects=(f"{s}.>",), metadata=(("incarnation", "second"), ("more", "1")))
+    await store.ensure_stream(spec)
+    info = await store.stream_info(name)
+    assert info is not None
+    assert info.metadata == {"incarnation": "first", "more": "1"}
+
+
+async def test_a_bucket_keeps_one_value_a_key(world: World, store: Store) -> None:
+    bucket, stream = await world.bucket(store)
+    subject = bucket_subject(bucket, "k")
+    assert await put(store, subject, b"1", expect=Expect(0)) == Stored(1)
+    assert await put(store, subject, b"2", expect=Expect(1)) == Stored(2)
+    message = await store.last(stream, subject)
+    assert message is not None
+    assert message.data == b"2"
+    info = await store.stream_info(stream)
+    assert info is not None
+    assert info.messages == 1
+    assert isinstance(await put(store, subject, b"3", expect=Expect(1)), Refused)
+
+
+async def test_a_bucket_may_be_ensured_again(world: World, store: Store) -> None:
+    bucket, stream = await world.bucket(store, ttl=10.0, marker_ttl=60.0)
+    await put(store, bucket_subject(bucket, "k"), b"1")
+    await store.ensure_bucket(bucket, ttl=10.0, marker_ttl=60.0)
+    info = await store.stream_info(stream)
+    assert info is not None
+    assert info.messages == 1
+
+
+async def test_a_key_written_on_condition_of_the_mark_is_refused_to_a_replaced_owner(
+    world: World, store: Store
+) -> None:
+    bucket, _ = await world.bucket(store)
+    mark, cell = bucket_subject(bucket, "0.mark"), bucket_subject(bucket, "0.a.x")
+    assert await put(store, mark, b"owner 1") == Stored(1)
+    assert await put(store, cell, b"1", expect=Expect(1, mark)) == Stored(2)
+    assert await put(store, mark, b"owner 2", expect=Expect(1)) == Stored(3)
+    late = await put(store, cell, b"late", expect=Expect(1, mark))
+    assert isinstance(late, Refused)
+    assert late.why == "conflict"
+
+
+async def test_a_signal_is_heard_by_those_who_listen(world: World, store: Store) -> None:
+    other = await world.connect("other")
+    subject = world.name("signal")
+    heard: asyncio.Queue[Signal] = asyncio.Queue()
+    everything: asyncio.Queue[Signal] = asyncio.Queue()
+    listening = await other.listen(f"{subject}.a", heard.put_nowait)
+    await other.listen(f"{subject}.*", everything.put_nowait)
+    await store.signal(f"{subject}.a", b"1")
+    await store.signal(f"{subject}.b", b"2", reply="somewhere")
+    async with asyncio.timeout(BOUND):
+        assert await heard.get() == Signal(f"{subject}.a", b"1", "")
+        assert await everything.get() == Signal(f"{subject}.a", b"1", "")
+        assert await everything.get() == Signal(f"{subject}.b", b"2", "somewhere")
+    await listening.close()
+    await store.signal(f"{subject}.a", b"3")
+    async with asyncio.timeout(BOUND):
+        assert (await everything.get()).data == b"3"
+    assert heard.empty()
+
+
+async def test_a_question_gets_its_answer(world: World, store: Store) -> None:
+    other = await world.connect("other")
+    subject = world.name("question")
+    tasks: set[asyncio.Task[None]] = set()
+
+    def answer(signal: Signal) -> None:
+        tasks.add(asyncio.ensure_future(other.signal(signal.reply, b"answer to " + signal.data)))
+
+    await other.listen(subject, answer)
+    assert await store.ask(subject, b"1", timeout=BOUND) == b"answer to 1"
+    assert await store.ask(subject, b"2", timeout=BOUND) == b"answer to 2"
+    await asyncio.gather(*tasks)
+
+
+async def test_a_question_nobody_listens_to_is_none_at_once(world: World, store: Store) -> None:
+    async with asyncio.timeout(BOUND):
+        assert await store.ask(world.name("question"), b"", timeout=10 * BOUND) is None
+
+
+async def test_a_question_without_an_answer_ends_at_its_time(world: World, store: Store) -> None:
+    subject = world.name("question")
+    await store.listen(subject, lambda _: None)
+    with pytest.raises(Unreachable):
+        await store.ask(subject, b"", timeout=0.1)
+
+
+async def test_a_listener_that_fails_goes_on_hearing(world: World, store: Store) -> None:
+    subject = world.name("signal")
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    def listen(signal: Signal) -> None:
+        if signal.data == b"bad":
+            raise RuntimeError("a listener's own mistake")
+        heard.put_nowait(signal.data)
+
+    await store.listen(subject, listen)
+    await store.signal(subject, b"bad")
+    await store.signal(subject, b"good")
+    async with asyncio.timeout(BOUND):
+        assert await heard.get() == b"good"
+
+
+async def test_a_closed_store_sends_nothing(world: World, store: Store) -> None:
+    _, s = await world.stream(store)
+    assert store.connected_since is not None
+    await store.close()
+    await store.close()
+    assert store.connected_since is None
+    with pytest.raises(Unreachable):
+        await store.publish(f"{s}.a", b"")
+    with pytest.raises(Unreachable):
+        await store.signal(f"{s}.a")
