@@ -118,3 +118,11 @@ async def read_until(reader: Reader, count: int, messages: int = 64, size_bytes:
             got.extend(await reader.read(messages, size_bytes))
     assert len(got) == count
     return got
+
+
+def is_connected(store: Store) -> bool:
+    return store.connected_since is not None
+
+
+def has_caught_up(reader: Reader) -> bool:
+    return reader.caught_up

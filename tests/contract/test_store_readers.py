@@ -9,7 +9,7 @@ from starling.core.names import bucket_subject
 from starling.errors import UnknownPool
 from starling.ports.store import Message, Reader, Store, Stored, is_removal
 
-from .conftest import BOUND, World, put, read_until
+from .conftest import BOUND, World, has_caught_up, put, read_until
 
 
 def _numbers(messages: list[Message]) -> list[int]:
@@ -111,14 +111,14 @@ async def test_pending_counts_what_has_not_been_delivered(world: World, store: S
     await _fill(store, f"{s}.a", range(20))
     reader = await store.reader(name, f"{s}.a", after=5)
     assert reader.pending == 15
-    assert not reader.caught_up
+    assert not has_caught_up(reader)
     got = await read_until(reader, 5, messages=5)
     assert _numbers(got) == [5, 6, 7, 8, 9]
     assert reader.pending == 10
-    assert not reader.caught_up
+    assert not has_caught_up(reader)
     await read_until(reader, 10)
     assert reader.pending == 0
-    assert reader.caught_up
+    assert has_caught_up(reader)
     await reader.close()
 
 

@@ -9,7 +9,7 @@ from starling.core.names import bucket_subject
 from starling.errors import Unreachable
 from starling.ports.store import Expect, Refused, Signal, Store, Stored, StreamSpec
 
-from .conftest import BOUND, World, put
+from .conftest import BOUND, World, is_connected, put
 
 
 async def test_a_stream_is_new_once(world: World, store: Store) -> None:
@@ -180,10 +180,10 @@ async def test_a_listener_that_fails_goes_on_hearing(world: World, store: Store)
 
 async def test_a_closed_store_sends_nothing(world: World, store: Store) -> None:
     _, s = await world.stream(store)
-    assert store.connected_since is not None
+    assert is_connected(store)
     await store.close()
     await store.close()
-    assert store.connected_since is None
+    assert not is_connected(store)
     with pytest.raises(Unreachable):
         await store.publish(f"{s}.a", b"")
     with pytest.raises(Unreachable):

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
 
 from nats import errors as nats_errors
 from nats.aio.client import Client
@@ -30,6 +30,7 @@ MAX_OUTSTANDING_PINGS: Final = 2
 RECONNECT_WAIT: Final = 0.25
 CONNECT_TIMEOUT: Final = 2
 _LOOK_INTERVAL: Final = 0.25
+_CANCELS: Final = 10
 _MAX_UNSENT: Final = limits.MIB
 _LIBRARY_ERRORS: Final = (OSError, nats_errors.Error, TimeoutError)
 
@@ -177,7 +178,7 @@ class Connection:
         while True:
             client = Client()
             try:
-                await self._try(client)
+                await _bounded(self._try(client), 2 * CONNECT_TIMEOUT * len(self._servers))
                 break
             except Exception as error:
                 self._problem = str(error) or type(error).__name__
@@ -193,26 +194,25 @@ class Connection:
         self._tell()
 
     async def _try(self, client: Client) -> None:
-        async with asyncio.timeout(2 * CONNECT_TIMEOUT * len(self._servers)):
-            await client.connect(
-                self._servers,
-                name=self._name,
-                user_credentials=self._credentials,
-                # Reconnecting is ours, see above; with it switched off nats-py would not call back before it closes.
-                allow_reconnect=True,
-                max_reconnect_attempts=-1,
-                reconnect_time_wait=RECONNECT_WAIT,  # type: ignore[arg-type]  # seconds, fractions work
-                connect_timeout=CONNECT_TIMEOUT,
-                ping_interval=PING_INTERVAL,
-                max_outstanding_pings=MAX_OUTSTANDING_PINGS,
-                pending_size=0,  # nothing is kept for later, and no publish waits inside the library
-                error_cb=self._noticed,
-                disconnected_cb=self._cut,
-                closed_cb=self._cut,
-            )
-            for subscribed in tuple(self._subscriptions):
-                subscribed.current = await client.subscribe(subscribed.subject, cb=subscribed.heard)
-            await client.flush(timeout=CONNECT_TIMEOUT)
+        await client.connect(
+            self._servers,
+            name=self._name,
+            user_credentials=self._credentials,
+            # Reconnecting is ours, see above; with it switched off nats-py would not call back before it closes.
+            allow_reconnect=True,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=RECONNECT_WAIT,  # type: ignore[arg-type]  # seconds, fractions work
+            connect_timeout=CONNECT_TIMEOUT,
+            ping_interval=PING_INTERVAL,
+            max_outstanding_pings=MAX_OUTSTANDING_PINGS,
+            pending_size=0,  # nothing is kept for later, and no publish waits inside the library
+            error_cb=self._noticed,
+            disconnected_cb=self._cut,
+            closed_cb=self._cut,
+        )
+        for subscribed in tuple(self._subscriptions):
+            subscribed.current = await client.subscribe(subscribed.subject, cb=subscribed.heard)
+        await client.flush(timeout=CONNECT_TIMEOUT)
 
     async def _noticed(self, error: Exception) -> None:
         self._problem = str(error) or type(error).__name__
@@ -242,7 +242,22 @@ async def _retire(client: Client, subscriptions: set[Subscribed] | tuple[()]) ->
     for subscribed in tuple(subscriptions):
         await _unsubscribe(subscribed)
     try:
-        async with asyncio.timeout(1.0):
-            await client.close()
+        await _bounded(client.close(), 1.0)
     except Exception as error:  # a library in the middle of a failure may raise anything
         log.debug("closed a broken connection", extra={"problem": repr(error)})
+
+
+async def _bounded(work: Coroutine[Any, Any, None], seconds: float) -> None:
+    """Run what may swallow a cancellation, as nats-py does in places; TimeoutError after about `seconds`."""
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        for _ in range(_CANCELS):
+            if task.done():
+                break
+            task.cancel()
+            await asyncio.wait({task}, timeout=0.1)
+    if task.cancelled() or not task.done():
+        raise TimeoutError
+    task.result()

@@ -36,7 +36,7 @@ class DirectGets:
         return None
 
     async def last_values(self, stream: str, subjects: Sequence[str]) -> LastValues:
-        """See `Store.last_values`. What one answer of 4 MiB does not hold is asked for again: `up_to` is the smallest."""
+        """See `Store.last_values`. What 4 MiB do not hold is asked for again; `up_to` is then the smallest heard."""
         if len(subjects) > MAX_SUBJECTS:
             raise SpecError("subjects", f"{len(subjects)} in one request, at most {MAX_SUBJECTS}")
         found: dict[str, Message] = {}

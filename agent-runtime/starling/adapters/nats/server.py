@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -29,11 +30,12 @@ class EmbeddedServer:
     """One nats-server with JetStream, listening on loopback only; it never outlives the process that started it.
 
     directory: holds `data` and `nats-server.log`. port: 0 picks a free one, which stays the same over restarts.
-    arguments: further command line arguments of nats-server, such as those of a cluster.
+    name: by which it is known from others on the port. arguments: further ones for nats-server, as for a cluster.
     """
 
-    def __init__(self, directory: Path, *, port: int = 0, arguments: Sequence[str] = ()) -> None:
+    def __init__(self, directory: Path, *, port: int = 0, name: str = "", arguments: Sequence[str] = ()) -> None:
         self.directory = directory
+        self.name = name or f"starling-{secrets.token_hex(6)}"
         self.port = port or free_port()
         self.log_file = directory / "nats-server.log"
         self._arguments = tuple(arguments)
@@ -104,7 +106,7 @@ class EmbeddedServer:
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         command = [
-            *(binary(), "--addr", HOST, "--port", str(self.port)),
+            *(binary(), "--name", self.name, "--addr", HOST, "--port", str(self.port)),
             *("--jetstream", "--store_dir", str(data), "--log", str(self.log_file)),
             *self._arguments,
         ]
@@ -124,8 +126,8 @@ class EmbeddedServer:
         try:
             async with asyncio.timeout(1.0):
                 line = await reader.readline()
-            verb, _, info = line.partition(b" ")
-            return verb == b"INFO" and bool(json.loads(info).get("jetstream"))
+            info = json.loads(line.partition(b" ")[2])
+            return info.get("server_name") == self.name and bool(info.get("jetstream"))
         except (OSError, TimeoutError, ValueError):
             return False
         finally:
@@ -150,10 +152,8 @@ def cluster(directory: Path, size: int = 3) -> list[EmbeddedServer]:
     return [
         EmbeddedServer(
             directory / f"n{number}",
-            arguments=(
-                *("--name", f"n{number}", "--cluster_name", "starling"),
-                *("--cluster", f"nats://{HOST}:{port}", "--routes", routes),
-            ),
+            name=f"n{number}",
+            arguments=("--cluster_name", "starling", "--cluster", f"nats://{HOST}:{port}", "--routes", routes),
         )
         for number, port in enumerate(ports, start=1)
     ]

@@ -1,0 +1,98 @@
+"""The embedded server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from starling.adapters.nats import EmbeddedServer, connect
+from starling.adapters.nats.server import cluster
+from starling.errors import Unreachable
+from starling.ports.store import Answer, Stored, StreamSpec, Unknown
+
+BOUND = 30.0
+
+
+async def test_data_and_address_outlive_a_crash(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path)
+    await server.start()
+    url, first = server.url, server.pid
+    store = await connect(url, name="test")
+    await store.ensure_stream(StreamSpec(name="s", subjects=("s",)))
+    assert await (await store.publish("s", b"1")) == Stored(1)
+    await store.close()
+    await server.restart()
+    assert server.url == url
+    assert server.pid not in (None, first)
+    store = await connect(url, name="test")
+    message = await store.last("s", "s")
+    assert message is not None
+    assert message.data == b"1"
+    await store.close()
+    running = server.pid
+    await server.stop()
+    assert not _runs(running or 0)
+    await server.stop()
+
+
+async def test_a_port_in_use_is_named_with_the_log(tmp_path: Path) -> None:
+    server = EmbeddedServer(tmp_path / "one")
+    await server.start()
+    second = EmbeddedServer(tmp_path / "two", port=server.port)
+    with pytest.raises(Unreachable, match="address already in use"):
+        await second.start()
+    await server.stop()
+
+
+async def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, pathlib, sys, time\n"
+        "from starling.adapters.nats import EmbeddedServer\n"
+        "server = EmbeddedServer(pathlib.Path(sys.argv[1]))\n"
+        "asyncio.run(server.start())\n"
+        "print(server.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", code, str(tmp_path), stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    async with asyncio.timeout(BOUND):
+        child = int(await parent.stdout.readline())
+        os.kill(child, 0)
+        parent.send_signal(signal.SIGKILL)
+        await parent.wait()
+        while _runs(child):  # noqa: ASYNC110 - a process that is not our child has no event
+            await asyncio.sleep(0.02)
+
+
+async def test_three_servers_make_a_cluster(tmp_path: Path) -> None:
+    servers = cluster(tmp_path)
+    await asyncio.gather(*(server.start() for server in servers))
+    try:
+        store = await connect(",".join(server.url for server in servers), name="test")
+        async with asyncio.timeout(BOUND):
+            while True:
+                try:
+                    await store.ensure_stream(StreamSpec(name="s", subjects=("s",), replicas=3))
+                    break
+                except Unreachable:
+                    await asyncio.sleep(0.1)
+            answer: Answer = Unknown()
+            while not isinstance(answer, Stored):
+                answer = await (await store.publish("s", b"1"))
+        await store.close()
+    finally:
+        await asyncio.gather(*(server.kill() for server in servers))
+
+
+def _runs(pid: int) -> bool:
+    """Whether the process is there and not a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
