@@ -88,6 +88,11 @@ class Cluster:
         found: list[Any] = self.api("GET", f"/api/v1/namespaces/{namespace}/pods{query}")["items"]
         return sorted(found, key=lambda pod: str(pod["metadata"]["name"]))
 
+    def pod_folder(self, pod: Json) -> Path:
+        """Return where a pod's logs (CONTAINER.log) and volumes lie; they stay when the pod is gone."""
+        meta, node = pod["metadata"], str(pod["spec"]["nodeName"])
+        return self.folder / node / f"{meta['namespace']}_{meta['name']}_{meta['uid']}"
+
     def _run(self, program: Path, arguments: tuple[str, ...], stdin: str | Json | None, timeout: float) -> str:
         text = json.dumps(stdin) if isinstance(stdin, dict) else stdin
         command = [str(program), *arguments]

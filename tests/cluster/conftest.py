@@ -56,8 +56,9 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The same with controllers, scheduler and two process nodes: StatefulSets run as local processes."""
-    worker = f"--entrypoint=starling={sys.executable} -m starling.node"
-    shape = Shape(nodes=NODES, node_arguments=("--backoff=1", worker))
+    images = [f"starling={sys.executable} -m starling.node", "greeter=echo hello from"]
+    arguments = ("--backoff=1", *(f"--entrypoint={image}" for image in images))
+    shape = Shape(nodes=NODES, node_arguments=arguments)
     yield from start(shape, tmp_path_factory.mktemp("cluster") / "cluster")
 
 
