@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import shlex
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from hack.cluster.api import Json
-from hack.cluster.errors import BadPod, KitError
+from hack.cluster.errors import KitError
 from hack.cluster.procnode.client import Client
 from hack.cluster.procnode.container import Container, Launch, now
 from hack.cluster.procnode.environment import Environment
-from hack.cluster.procnode.texts import expand, rewrite
+from hack.cluster.procnode.texts import entrypoint_of, expand, rewrite
 from hack.cluster.procnode.volumes import data_of, files_of, fill, folders_of, nest, sources_of
 
 log = logging.getLogger(__name__)
@@ -39,15 +38,6 @@ class Host:
     env: Mapping[str, str]
     entrypoints: Mapping[str, str]
     tasks: asyncio.TaskGroup
-
-    def entrypoint(self, image: str) -> list[str]:
-        """Return the command of an image, found by its full name, without its tag, or by its last part."""
-        bare = image.partition("@")[0]
-        untagged = bare if "/" in bare.rpartition(":")[2] else bare.rpartition(":")[0] or bare
-        for name in (image, untagged, untagged.rpartition("/")[2]):
-            if name in self.entrypoints:
-                return shlex.split(self.entrypoints[name])
-        raise BadPod(f"no command, and no --entrypoint for image {image}")
 
 
 class Pod:
@@ -107,7 +97,7 @@ class Pod:
         raw = await self._environment.of(container, {})
         account = {} if self.obj["spec"].get("automountServiceAccountToken") is False else await self._account()
         env = {**self._host.env, **account, **{name: rewrite(value, mounts) for name, value in raw.items()}}
-        command = container.get("command") or self._host.entrypoint(container["image"])
+        command = container.get("command") or entrypoint_of(container["image"], self._host.entrypoints)
         argv = [rewrite(expand(text, raw), mounts) for text in [*command, *container.get("args", [])]]
         cwd = container.get("workingDir")
         return Launch(argv, env, Path(rewrite(cwd, mounts)) if cwd else self.folder)

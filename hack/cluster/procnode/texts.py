@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 
 from hack.cluster.api import Json
@@ -52,3 +53,16 @@ def port_of(port: int | str, container: Json) -> int:
         if given.get("name") == port:
             return int(given["containerPort"])
     raise BadPod(f"container {container['name']}: no port is named {port}")
+
+
+def entrypoint_of(image: str, entrypoints: Mapping[str, str]) -> list[str]:
+    """Return the command of an image, found by its full name, without its tag, or by its last part.
+
+    Raises BadPod when `entrypoints`, images to commands, has none of these.
+    """
+    bare = image.partition("@")[0]
+    untagged = bare if "/" in bare.rpartition(":")[2] else bare.rpartition(":")[0] or bare
+    for name in (image, untagged, untagged.rpartition("/")[2]):
+        if name in entrypoints:
+            return shlex.split(entrypoints[name])
+    raise BadPod(f"no command, and no --entrypoint for image {image}")
