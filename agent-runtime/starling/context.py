@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
 A = TypeVar("A", bound="Agent[Any]")
 
-RESERVED_PREFIX: Final = "st-"
+RESERVED_PREFIXES: Final = ("st-", "nats-", "traceparent", "tracestate")
+
+
+class Addressed(Protocol):
+    """An agent, or its stand-in."""
+
+    id: AgentId
+
+
+Target = AgentId | Addressed
 
 
 class Outgoing(Protocol):
@@ -78,19 +87,22 @@ class Context:
     def idempotency_key(self) -> str:
         return f"{self.message_id}/{self.id}"
 
-    def send(self, target: AgentId, message: object, *, headers: Mapping[str, str] | None = None) -> None:
-        """Send to one agent when this turn commits. Raises UnknownAgentType, UnregisteredType, DecodeError, TooLarge."""
+    def send(self, target: Target, message: object, *, headers: Mapping[str, str] | None = None) -> None:
+        """Send to one agent when this turn commits, with the headers of our own message and these.
+
+        Raises UnknownAgentType, UnregisteredType, DecodeError naming the field, TooLarge, SpecError.
+        """
         type_name, body = encode(message)
-        self._outgoing.send(target, type_name, body, checked_headers(headers))
+        self._outgoing.send(address(target), type_name, body, self._passed_on(headers))
 
     def publish(self, topic: TopicId, message: object, *, headers: Mapping[str, str] | None = None) -> None:
-        """Send to every agent that hears the topic, but ourselves, when this turn commits. Raises as `send`."""
+        """Send to every agent that hears the topic, but ourselves, when this turn commits. Otherwise as `send`."""
         type_name, body = encode(message)
-        self._outgoing.publish(topic, type_name, body, checked_headers(headers))
+        self._outgoing.publish(topic, type_name, body, self._passed_on(headers))
 
     async def call(
         self,
-        target: AgentId,
+        target: Target,
         message: object,
         *,
         timeout: float | None = None,
@@ -101,25 +113,43 @@ class Context:
         timeout: seconds; default is what is left of our own deadline, else 30. Raises UnknownAgentType,
         CallCycle, CallTimeout, CantHandle, HandlerFailed. Overtakes what this turn has sent and not committed.
         """
+        if timeout is not None and not timeout > 0:
+            raise SpecError("timeout", f"is {timeout!r} s; give more than 0, or None for the default")
         type_name, body = encode(message)
-        result_type, result = await self._outgoing.call(target, type_name, body, timeout, checked_headers(headers))
+        result_type, result = await self._outgoing.call(
+            address(target), type_name, body, timeout, self._passed_on(headers)
+        )
         return decode(result_type, result)
 
     def agent(self, cls: type[A], key: str) -> A:
         """Return a stand-in for an agent: its events are sent with this turn's commit, its rpcs are called."""
-        from starling.proxies import turn_proxy
+        from starling.proxies import stand_in
 
-        return turn_proxy(self, cls, key)
+        return stand_in(self, cls, key)
+
+    def _passed_on(self, headers: Mapping[str, str] | None) -> Mapping[str, str]:
+        own = checked_headers(headers)
+        return {**self.headers, **own} if own else self.headers
 
 
 NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
+def address(target: Target) -> AgentId:
+    """Return the id of an agent or of its stand-in. Raises SpecError."""
+    found = target if isinstance(target, AgentId) else getattr(target, "id", None)
+    if not isinstance(found, AgentId):
+        raise SpecError("target", f"is a {type(target).__name__}; give an AgentId or what `agent(Class, key)` returns")
+    return found
+
+
 def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
-    """Return the user's headers. Raises SpecError for a reserved name."""
+    """Return the user's headers. Raises SpecError for a reserved name, or what is not text."""
     if not headers:
         return NO_HEADERS
-    for name in headers:
-        if name.lower().startswith(RESERVED_PREFIX):
-            raise SpecError(f"headers.{name}", "names that start with 'St-' are the runtime's own")
+    for name, value in headers.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise SpecError(f"headers.{name}", f"header names and values are text, not {type(value).__name__}")
+        if name.lower().startswith(RESERVED_PREFIXES):
+            raise SpecError(f"headers.{name}", f"names that start with {', '.join(RESERVED_PREFIXES)} are reserved")
     return headers

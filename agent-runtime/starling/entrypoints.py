@@ -2,29 +2,45 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+from types import ModuleType
+from typing import Any
 
 from starling.agent import Agent, AgentDefinition, definition
 from starling.errors import SpecError
 
 
-def load(entrypoint: str, agent_type: str | None = None) -> AgentDefinition:
-    """Import an agent class. agent_type: what the manifest says it is. Raises SpecError."""
+def load(entrypoint: str, agent_type: str | None = None, *, field: str = "entrypoint") -> AgentDefinition:
+    """Import an agent class.
+
+    agent_type: what the manifest says it is, None when it says nothing; field: where the manifest says it.
+    Raises SpecError, also for whatever goes wrong while the module is imported.
+    """
     module_name, colon, class_name = entrypoint.partition(":")
     if not colon or not module_name or not class_name:
-        raise SpecError("entrypoint", f"{entrypoint!r} is not of the form module:Class")
+        raise SpecError(field, f"{entrypoint!r} is not of the form module:Class")
+    module = _module(module_name, entrypoint, field)
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise SpecError("entrypoint", f"{entrypoint!r}: module {module_name!r} cannot be imported: {error}") from error
-    cls = getattr(module, class_name, None)
-    if cls is None:
-        raise SpecError("entrypoint", f"{entrypoint!r}: module {module_name!r} has no {class_name!r}")
-    if not (isinstance(cls, type) and issubclass(cls, Agent)):
-        raise SpecError("entrypoint", f"{entrypoint!r} is not an Agent class")
+        cls: Any = functools.reduce(getattr, class_name.split("."), module)
+    except AttributeError as error:
+        raise SpecError(field, f"{entrypoint!r}: module {module_name!r} has no {class_name!r}") from error
+    if not (isinstance(cls, type) and issubclass(cls, Agent) and cls is not Agent):
+        raise SpecError(field, f"{entrypoint!r} is not an Agent class")
     made = definition(cls)
     if agent_type is not None and made.type != agent_type:
-        raise SpecError(
-            "type", f"the manifest says {agent_type!r}, class {class_name} of {module_name} says {made.type!r}"
-        )
+        raise SpecError(field, f"the manifest says type {agent_type!r}, but {entrypoint} says {made.type!r}")
     return made
+
+
+def _module(name: str, entrypoint: str, field: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise SpecError(field, f"{entrypoint!r}: there is no module {error.name!r} on the path") from error
+        raise SpecError(field, f"{entrypoint!r}: module {name!r} needs {error.name!r}, which is missing") from error
+    except SpecError as error:
+        raise SpecError(field, f"{entrypoint!r}: {error}") from error
+    except Exception as error:
+        raise SpecError(field, f"{entrypoint!r}: importing it failed: {type(error).__name__}: {error}") from error

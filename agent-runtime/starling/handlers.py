@@ -1,23 +1,29 @@
-"""Handlers: methods of an agent that take one message, chosen by the message's type."""
+"""Handlers: methods of an agent that take one message, chosen by the message's class.
+
+`@event` takes in, `@rpc` answers. Seen from a turn or from outside, a handler is what one says to the agent:
+`await ctx.agent(Weather, key).now(Now(), timeout=2.0)`; the types below let type checkers follow that.
+"""
 
 from __future__ import annotations
 
-import dis
+import functools
 import inspect
-import typing
-import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from enum import Enum
-from types import FunctionType, NoneType
-from typing import Any, Final, TypeVar
+from types import MethodType, NoneType
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar, cast, overload
 
-from starling.errors import HandlerFailed, SpecError
-from starling.messages import Codec, registry
+from starling.errors import SpecError
 
-F = TypeVar("F", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from starling.context import Context
 
-_MARK: Final = "__starling_handler__"
-_WAITS: Final = frozenset({"GET_AWAITABLE", "GET_AITER", "GET_ANEXT", "BEFORE_ASYNC_WITH", "YIELD_VALUE"})
+M = TypeVar("M")
+R = TypeVar("R")
+M_contra = TypeVar("M_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
+
+Match = Callable[[Any], bool]
 
 
 class Kind(Enum):
@@ -27,120 +33,121 @@ class Kind(Enum):
     RPC = "rpc"
 
 
-class _Mark:
-    def __init__(self, kind: Kind, match: Callable[[Any], bool] | None) -> None:
+class RpcCall(Protocol[M_contra, R_co]):
+    """An rpc: on a stand-in with its options, on the agent itself (`super().report(message, ctx)`) with the context."""
+
+    @overload
+    def __call__(self, message: M_contra, ctx: Context, /) -> Coroutine[Any, Any, R_co]: ...
+    @overload
+    def __call__(
+        self, message: M_contra, /, *, timeout: float | None = None, headers: Mapping[str, str] | None = None
+    ) -> Coroutine[Any, Any, R_co]: ...
+
+
+class EventSend(Protocol[M_contra]):
+    """An event: a plain call on a turn's stand-in, awaited on a client's; with the context on the agent itself."""
+
+    @overload
+    def __call__(self, message: M_contra, ctx: Context, /) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def __call__(self, message: M_contra, /, *, headers: Mapping[str, str] | None = None) -> Any: ...
+
+
+class HandlerMethod:
+    """A method that a decorator has made a handler."""
+
+    def __init__(self, function: Callable[..., Any], kind: Kind, match: Match | None) -> None:
+        functools.update_wrapper(cast("Callable[..., Any]", self), function)
+        self.function = function
         self.kind = kind
         self.match = match
+        if not inspect.iscoroutinefunction(function):
+            name = getattr(function, "__qualname__", repr(function))
+            raise SpecError(name, f"a handler must be `async def`, so that it never blocks the pod (@{kind.value})")
+
+    def __get__(self, instance: object | None, owner: type | None = None) -> Any:
+        return self if instance is None else MethodType(self.function, instance)
 
 
-def event(method: F) -> F:
-    """Take a message in: `async def moved(self, message: Movement, ctx: Context) -> None`."""
-    return _marked(method, Kind.EVENT)
+class RpcMethod(HandlerMethod, Generic[M_contra, R_co]):
+    """What `@rpc` makes."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+        @overload
+        def __get__(self, instance: object, owner: type | None = None) -> RpcCall[M_contra, R_co]: ...
+        def __get__(self, instance: object | None, owner: type | None = None) -> Any: ...
 
 
-def rpc(method: F) -> F:
-    """Take a message and answer: `async def report(self, message: Ask, ctx: Context) -> Report`."""
-    return _marked(method, Kind.RPC)
+class EventMethod(HandlerMethod, Generic[M_contra]):
+    """What `@event` makes."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+        @overload
+        def __get__(self, instance: object, owner: type | None = None) -> EventSend[M_contra]: ...
+        def __get__(self, instance: object | None, owner: type | None = None) -> Any: ...
 
 
-def _marked(method: F, kind: Kind, match: Callable[[Any], bool] | None = None) -> F:
-    name = getattr(method, "__qualname__", repr(method))
-    if not inspect.iscoroutinefunction(method):
-        raise SpecError(
-            name,
-            f"a handler must be `async def`, so that it never blocks the pod; @{kind.value} is on a plain function",
-        )
-    setattr(method, _MARK, _Mark(kind, match))
-    return method
+class _MakesRpc(Protocol):
+    @overload
+    def __call__(self, method: Callable[[Any, M, Context], Coroutine[Any, Any, R]], /) -> RpcMethod[M, R]: ...
+    @overload
+    def __call__(self, method: Callable[[Any, M], Coroutine[Any, Any, R]], /) -> RpcMethod[M, R]: ...
 
 
-def suspends(function: Callable[..., Any]) -> bool:
-    """Whether the coroutine can wait at all; True when that is not sure. One that cannot runs without a task."""
-    if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
-        return True
-    seen = [i for i in dis.get_instructions(function) if i.opname in _WAITS]
-    return bool(seen)
+class _MakesEvent(Protocol):
+    @overload
+    def __call__(self, method: Callable[[Any, M, Context], Coroutine[Any, Any, Any]], /) -> EventMethod[M]: ...
+    @overload
+    def __call__(self, method: Callable[[Any, M], Coroutine[Any, Any, Any]], /) -> EventMethod[M]: ...
 
 
-class Handler:
-    """One handler of an agent class."""
+@overload
+def rpc(method: Callable[[Any, M, Context], Coroutine[Any, Any, R]], /) -> RpcMethod[M, R]: ...
+@overload
+def rpc(method: Callable[[Any, M], Coroutine[Any, Any, R]], /) -> RpcMethod[M, R]: ...
+@overload
+def rpc(*, match: Match) -> _MakesRpc: ...
+def rpc(method: Any = None, /, *, match: Match | None = None) -> Any:
+    """Take a message and answer: `async def report(self, message: Ask, ctx: Context) -> Report`.
 
-    __slots__ = ("codec", "function", "kind", "name", "result", "result_class", "suspends", "with_context")
-
-    def __init__(
-        self, name: str, function: Callable[..., Any], mark: _Mark, message: type, result: Any, with_context: bool
-    ) -> None:
-        self.name = name
-        self.function = function
-        self.kind = mark.kind
-        self.codec: Codec[Any] = registry.register(message)
-        self.result_class = result
-        self.result: Codec[Any] | None = registry.register(result) if mark.kind is Kind.RPC else None
-        self.suspends = suspends(function)
-        self.with_context = with_context
-
-    def start(self, agent: Any, message: object, context: object) -> Coroutine[Any, Any, Any]:
-        """Return the coroutine of one turn."""
-        if self.with_context:
-            return self.function(agent, message, context)  # type: ignore[no-any-return]
-        return self.function(agent, message)  # type: ignore[no-any-return]
-
-    def encode_result(self, value: object) -> tuple[str, bytes]:
-        """Return type name and body of an answer. Raises HandlerFailed when it is not what the handler declares."""
-        if self.result is None:
-            return "none", b"null"
-        if not isinstance(value, self.result_class):
-            raise HandlerFailed(
-                "WrongResult", f"{self.name} declares {self.result_class.__name__} and returned {type(value).__name__}"
-            )
-        codec = self.result if type(value) is self.result_class else registry.register(type(value))
-        return codec.name, codec.dump(value)
+    match: takes the message only if this says so; see `event`. A message that is sent instead of called is taken
+    as well, and what the handler returns is dropped.
+    """
+    return _made(RpcMethod, Kind.RPC, method, match)
 
 
-def handlers_of(cls: type) -> dict[str, Handler]:
-    """Return the class's handlers by method name, in fixed (sorted) order. Raises SpecError."""
-    found: dict[str, Handler] = {}
-    for name in sorted(dir(cls)):
-        function = inspect.getattr_static(cls, name, None)
-        mark = getattr(function, _MARK, None)
-        if isinstance(mark, _Mark):
-            found[name] = _handler(cls, name, typing.cast("Callable[..., Any]", function), mark)
-    return found
+@overload
+def event(method: Callable[[Any, M, Context], Coroutine[Any, Any, Any]], /) -> EventMethod[M]: ...
+@overload
+def event(method: Callable[[Any, M], Coroutine[Any, Any, Any]], /) -> EventMethod[M]: ...
+@overload
+def event(*, match: Match) -> _MakesEvent: ...
+def event(method: Any = None, /, *, match: Match | None = None) -> Any:
+    """Take a message in: `async def moved(self, message: Movement, ctx: Context) -> None`; the context may be left out.
+
+    match: takes the message only if this says so. Among handlers of one class those with `match` are asked first, in
+    the order of their names; then comes the one without, then the handlers of the message's base classes.
+    A caller gets None once the turn is committed.
+    """
+    return _made(EventMethod, Kind.EVENT, method, match)
 
 
-def _handler(cls: type, name: str, function: Callable[..., Any], mark: _Mark) -> Handler:
-    where = f"{cls.__qualname__}.{name}"
-    positional = [
-        p
-        for p in inspect.signature(function).parameters.values()
-        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    if len(positional) not in (2, 3):
-        raise SpecError(where, "takes the message, and after it the context if it wants one")
-    hints = _hints(cls, function, where)
-    message = hints.get(positional[1].name)
-    if message is None:
-        raise SpecError(where, f"parameter {positional[1].name!r} needs the message's class as its annotation")
-    result = hints.get("return", inspect.Signature.empty)
-    if mark.kind is Kind.RPC and result is inspect.Signature.empty:
-        raise SpecError(where, "an @rpc needs a return annotation: its answer's class, or None")
-    if mark.kind is Kind.EVENT and result not in (None, NoneType, inspect.Signature.empty):
-        warnings.warn(f"{where} is an @event: what it returns is not sent to anybody", stacklevel=5)
-    return Handler(where, function, mark, message, NoneType if result is None else result, len(positional) == 3)
+def message_handler(method: Any = None, /, *, match: Match | None = None) -> Any:
+    """Be `@rpc` if the method is annotated with what it answers, else `@event`. Type checkers follow those two only."""
+    if method is None:
+        return functools.partial(message_handler, match=match)
+    if getattr(method, "__annotations__", {}).get("return") in (None, NoneType, "None"):
+        return _made(EventMethod, Kind.EVENT, method, match)
+    return _made(RpcMethod, Kind.RPC, method, match)
 
 
-def _hints(cls: type, function: Callable[..., Any], where: str) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function, localns={cls.__name__: cls})
-    except NameError:
-        return _hints_with_context(cls, function, where)
-
-
-def _hints_with_context(cls: type, function: Callable[..., Any], where: str) -> dict[str, Any]:
-    """The context is often imported for type checkers only; the message's class must be there at run time."""
-    from starling.context import Context
-
-    try:
-        return typing.get_type_hints(function, localns={cls.__name__: cls, "Context": Context})
-    except NameError as error:
-        raise SpecError(where, f"annotation cannot be read: {error}; import the message's class at run time") from error
+def _made(cls: type[HandlerMethod], kind: Kind, method: Any, match: Match | None) -> Any:
+    if method is not None:
+        return cls(method, kind, match)
+    return lambda function: cls(function, kind, match)

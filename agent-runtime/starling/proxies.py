@@ -2,57 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol, TypeVar, cast
 
 from starling.agent import Agent, definition
 from starling.core.ids import AgentId
 from starling.errors import SpecError
 from starling.handlers import Kind
 
-if TYPE_CHECKING:
-    from starling.context import Context
-
 A = TypeVar("A", bound=Agent[Any])
 
 
-class Calling(Protocol):
-    """What a stand-in needs of its context or client."""
+class Messenger(Protocol):
+    """What a stand-in speaks through: a turn's context or a client. Only a client's `send` is awaited."""
+
+    def send(self, target: AgentId, message: object, /, *, headers: Mapping[str, str] | None = None) -> Any: ...
 
     def call(
         self,
         target: AgentId,
         message: object,
+        /,
         *,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Coroutine[Any, Any, Any]: ...
 
 
-class _Proxy:
-    def __init__(self, cls: type[Agent[Any]], key: str, call: Callable[..., Any], send: Callable[..., Any]) -> None:
-        self._cls = cls
-        self._target = AgentId(cls.type, key)
-        self._call = call
-        self._send = send
+class _StandIn:
+    __slots__ = ("_cls", "_messenger", "id")
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __init__(self, messenger: Messenger, cls: type[Agent[Any]], key: str) -> None:
+        self._messenger = messenger
+        self._cls = cls
+        self.id = AgentId(definition(cls).type, key)
+
+    def __getattr__(self, name: str) -> Any:
         handler = definition(self._cls).handlers.get(name)
         if handler is None:
-            raise SpecError(f"{self._cls.__qualname__}.{name}", "is no handler; agents are reached by messages only")
-        act = self._call if handler.kind is Kind.RPC else self._send
+            raise NoSuchHandler(
+                f"{self._cls.__qualname__}.{name}", "is no handler; other agents are reached by messages only"
+            )
+        act = self._messenger.call if handler.kind is Kind.RPC else self._messenger.send
 
-        def message(value: object, *_: object, **options: Any) -> Any:
-            return act(self._target, value, **options)
+        def say(message: object, /, **options: Any) -> Any:
+            return act(self.id, message, **options)
 
-        return message
+        return say
 
-
-def turn_proxy(context: Context, cls: type[A], key: str) -> A:
-    """Return a stand-in whose events go with the turn's commit and whose rpcs are awaited calls."""
-    return cast("A", _Proxy(cls, key, context.call, context.send))
+    def __repr__(self) -> str:
+        return f"<stand-in for {self.id}>"
 
 
-def client_proxy(mesh: Any, cls: type[A], key: str) -> A:
-    """Return a stand-in for use outside of agents: events and rpcs are both awaited."""
-    return cast("A", _Proxy(cls, key, mesh.call, mesh.send))
+class NoSuchHandler(SpecError, AttributeError):
+    """A stand-in was asked for something that its agent's class does not handle."""
+
+
+def stand_in(messenger: Messenger, cls: type[A], key: str) -> A:
+    """Return a stand-in: rpcs are awaited calls, events do what the messenger's `send` does."""
+    return cast("A", _StandIn(messenger, cls, key))
+
+
+client_proxy = stand_in

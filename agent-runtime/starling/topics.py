@@ -9,7 +9,7 @@ from starling.core.ids import TopicId, check_topic_type
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """A topic type; call it with a source for one topic: ``MILESTONES = Topic("airport.milestone")``, ``MILESTONES("EWR")``."""
+    """A topic type. Called with a source it is one topic: with ``MOVED = Topic("airport.moved")``, ``MOVED("EWR")``."""
 
     type: str
 

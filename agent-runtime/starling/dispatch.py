@@ -1,0 +1,246 @@
+"""What a runtime does with handlers: read them off a class, choose one for a message, start it, encode its answer."""
+
+from __future__ import annotations
+
+import dis
+import inspect
+import logging
+import typing
+import warnings
+from collections.abc import Callable, Coroutine, Mapping
+from types import FunctionType, NoneType, SimpleNamespace, UnionType
+from typing import Any, Final, NamedTuple
+
+from starling.codec import Codec
+from starling.errors import CantHandle, HandlerFailed, SpecError
+from starling.handlers import HandlerMethod, Kind
+from starling.messages import JSON, PLAIN, registry
+
+log = logging.getLogger(__name__)
+
+_WAITS: Final = frozenset({"GET_AWAITABLE", "GET_AITER", "GET_ANEXT", "BEFORE_ASYNC_WITH", "SEND", "YIELD_VALUE"})
+_TAKEN_NAMES: Final = frozenset({"id", "log", "state", "type"})
+_WARNING_LEVEL: Final = 7  # from warnings.warn up to the class statement
+
+
+def suspends(function: Callable[..., Any]) -> bool:
+    """Whether the coroutine can wait at all; True when that is not sure. One that cannot runs without a task."""
+    if not isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
+        return True
+    return any(instruction.opname in _WAITS for instruction in dis.get_instructions(function))
+
+
+class Handler:
+    """One handler of an agent class. messages: the classes that it names; results: class to codec of its answers."""
+
+    __slots__ = ("kind", "match", "messages", "name", "results", "start", "suspends")
+
+    def __init__(
+        self,
+        name: str,
+        method: HandlerMethod,
+        *,
+        messages: tuple[Codec, ...],
+        results: Mapping[Any, Codec],
+        with_context: bool,
+    ) -> None:
+        self.name = name
+        self.kind = method.kind
+        self.match = method.match
+        self.messages = messages
+        self.results = results
+        self.suspends = suspends(method.function)
+        function = method.function
+        self.start: Callable[[Any, Any, Any], Coroutine[Any, Any, Any]] = (
+            function if with_context else lambda agent, message, _: function(agent, message)
+        )
+        """Returns the coroutine of one turn: agent, message, context."""
+
+    def encode_result(self, value: object) -> tuple[str, bytes]:
+        """Return type name and body of an answer.
+
+        Raises HandlerFailed when it is not what the handler declares, DecodeError when a field does not fit.
+        """
+        if self.kind is Kind.EVENT:
+            self.drop_result(value)
+            value = None
+        codec = self.results.get(type(value)) or self._subclass(type(value))
+        return codec.name, codec.dump(value)
+
+    def drop_result(self, value: object) -> None:
+        """Take what the handler returned to a message that nobody waits for; an event should not have answered."""
+        if value is not None and self.kind is Kind.EVENT:
+            log.warning("an @event returned a value, which nobody gets", extra={"handler": self.name})
+
+    def _subclass(self, cls: type) -> Codec:
+        if cls not in PLAIN and any(base in self.results for base in cls.__mro__):
+            return registry.register(cls)
+        declared = " or ".join(codec.name for codec in self.results.values())
+        raise HandlerFailed("WrongResult", f"{self.name} declares {declared} and returned {cls.__name__}")
+
+
+class _Route(NamedTuple):
+    """Where messages of one type name go: to the only handler, else to the first of `choices` that says so."""
+
+    codec: Codec
+    only: Handler | None
+    choices: tuple[Handler, ...]
+
+
+class Dispatch:
+    """Chooses the handler: by the message's class, then its bases; of one class in the order that `event` tells."""
+
+    def __init__(self, agent_type: str, handlers: Mapping[str, Handler], otherwise: Handler | None) -> None:
+        self._agent_type = agent_type
+        self._handlers = tuple(handlers.values())
+        self._otherwise = otherwise
+        self._events: dict[str, _Route] = {}
+        self._calls: dict[str, _Route] = {}
+
+    def find(self, type_name: str, body: bytes, is_call: bool, content_type: str = JSON) -> tuple[Handler, Any]:
+        """Return the handler for a message, and the message. Raises CantHandle, UnregisteredType, DecodeError."""
+        known = self._calls if is_call else self._events
+        route = known.get(type_name)
+        if route is None or content_type:
+            codec = registry.codec(type_name, content_type)
+            route = known[type_name] = self._route(codec, is_call)
+        message = route.codec.load(body)
+        if route.only is not None:
+            return route.only, message
+        for handler in route.choices:
+            if handler.match is None or handler.match(message):
+                return handler, message
+        raise CantHandle(f"no handler of {self._agent_type} takes this {type_name}: none of their `match` says so")
+
+    def _route(self, codec: Codec, is_call: bool) -> _Route:
+        bases = (codec.cls,) if codec.cls in PLAIN or not isinstance(codec.cls, type) else codec.cls.__mro__
+        for kind in (Kind.RPC, Kind.EVENT) if is_call else (Kind.EVENT, Kind.RPC):
+            handlers = [h for h in self._handlers if h.kind is kind]
+            choices = [h for base in bases for h in _of_class(handlers, base)]
+            if choices:
+                return _Route(codec, choices[0] if choices[0].match is None else None, tuple(choices))
+        if self._otherwise is not None and not is_call:
+            return _Route(codec, self._otherwise, ())
+        raise CantHandle(f"{self._agent_type} has no handler that takes {codec.name}")
+
+
+def _of_class(handlers: list[Handler], cls: Any) -> list[Handler]:
+    """The handlers that name this class: those with `match` by name, then the one without."""
+    return sorted(
+        (h for h in handlers if any(codec.cls is cls for codec in h.messages)),
+        key=lambda h: (h.match is None, h.name),
+    )
+
+
+def handlers_of(cls: type, local_names: Mapping[str, Any]) -> dict[str, Handler]:
+    """Return the class's handlers by method name, sorted. local_names: what its annotations may name beside globals.
+
+    Raises SpecError.
+    """
+    found: dict[str, Handler] = {}
+    for name in sorted(dir(cls)):
+        method = inspect.getattr_static(cls, name, None)
+        if isinstance(method, HandlerMethod):
+            found[name] = _handler(cls, name, method, local_names)
+        else:
+            _check_hidden(cls, name, method)
+    _check_unambiguous(cls, found)
+    return found
+
+
+def _check_hidden(cls: type, name: str, method: object) -> None:
+    where = f"{cls.__qualname__}.{name}"
+    if isinstance(getattr(method, "__wrapped__", None), HandlerMethod):
+        raise SpecError(where, "@event and @rpc go above other decorators, else it is no handler")
+    if any(isinstance(vars(base).get(name), HandlerMethod) for base in cls.__mro__):
+        raise SpecError(where, "takes the place of a handler without being one; decorate it as well")
+
+
+def _check_unambiguous(cls: type, handlers: Mapping[str, Handler]) -> None:
+    taken: dict[tuple[Kind, Any], str] = {}
+    for name, handler in handlers.items():
+        for codec in handler.messages if handler.match is None else ():
+            other = taken.setdefault((handler.kind, codec.cls), name)
+            if other != name:
+                raise SpecError(
+                    f"{cls.__qualname__}.{name}",
+                    f"takes {codec.name} as {other!r} does; give one of them a `match`, or join them",
+                )
+
+
+def _handler(cls: type, name: str, method: HandlerMethod, local_names: Mapping[str, Any]) -> Handler:
+    where = f"{cls.__qualname__}.{name}"
+    if name in _TAKEN_NAMES:
+        raise SpecError(where, "is a name that every agent has already; name the handler otherwise")
+    parameters = _parameters(where, method.function)
+    annotations = {p.name: p.annotation for p in parameters}
+    message = _read(where, annotations[parameters[0].name], parameters[0].name, method.function, local_names)
+    result = _read(where, inspect.signature(method.function).return_annotation, "return", method.function, local_names)
+    if method.kind is Kind.RPC and result is inspect.Signature.empty:
+        raise SpecError(where, "an @rpc needs a return annotation: the class of its answer, or None")
+    if method.kind is Kind.EVENT and result not in (NoneType, inspect.Signature.empty):
+        warnings.warn(
+            f"{where} is an @event: nobody gets what it returns; make it an @rpc, or let it return None",
+            stacklevel=_WARNING_LEVEL,
+        )
+    return Handler(
+        where,
+        method,
+        messages=_messages(where, parameters[0].name, message),
+        results=_results(where, NoneType if method.kind is Kind.EVENT else result),
+        with_context=len(parameters) > 1,
+    )
+
+
+def _parameters(where: str, function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """The message's parameter, and the context's if there is one, whatever they are called."""
+    every = list(inspect.signature(function).parameters.values())[1:]
+    given = [p for p in every if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    needed = [p for p in every if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if not given or len([p for p in needed if p not in given[:2]]) > 0:
+        raise SpecError(where, "a handler takes the message, and after it the context if it wants one; nothing else")
+    return [p for n, p in enumerate(given[:2]) if n == 0 or p.default is p.empty]
+
+
+def _read(where: str, annotation: Any, name: str, function: Callable[..., Any], local_names: Mapping[str, Any]) -> Any:
+    """Return what an annotation stands for. The context's is never read: it may be imported for type checkers only."""
+    if annotation is inspect.Parameter.empty:
+        return annotation
+    holder = SimpleNamespace(__annotations__={name: annotation})
+    try:
+        hints = typing.get_type_hints(holder, inspect.unwrap(function).__globals__, dict(local_names))
+    except (NameError, TypeError, SyntaxError) as error:
+        raise SpecError(
+            where, f"the annotation of {name!r} cannot be read ({error}); define or import the class above the agent"
+        ) from error
+    return hints[name]
+
+
+def _messages(where: str, name: str, annotation: Any) -> tuple[Codec, ...]:
+    if annotation is inspect.Parameter.empty:
+        raise SpecError(where, f"parameter {name!r} needs the message's class as its annotation")
+    if any(typing.get_origin(one) is not None for one in _members(annotation)):
+        raise SpecError(where, f"parameter {name!r} is {annotation}; a message needs a class of its own")
+    return tuple(_registered(where, one) for one in _members(annotation))
+
+
+def _results(where: str, annotation: Any) -> dict[Any, Codec]:
+    found: dict[Any, Codec] = {}
+    for one in _members(annotation):
+        cls = typing.get_origin(one) or one
+        if found.setdefault(cls, codec := _registered(where, one)) is not codec:
+            raise SpecError(where, f"answers two kinds of {cls.__name__}; make message classes of them")
+    return found
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    if typing.get_origin(annotation) in (typing.Union, UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def _registered(where: str, cls: Any) -> Codec:
+    try:
+        return registry.register(cls)
+    except SpecError as error:
+        raise SpecError(where, error.problem) from error
