@@ -1,0 +1,1 @@
+"""The control plane: from AgentPool, AgentSubscription and AgentScalingTarget to pods, streams and shard maps."""

@@ -1,0 +1,220 @@
+"""Pods as local processes: what `starling dev` runs workers on. Dead ones are started again as a kubelet would."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from starling_operator.ports import PodSeen, PoolPods, PoolPodsSpec
+
+log = logging.getLogger(__name__)
+
+BACKOFF_CAP: Final = 10.0
+STABLE_AFTER: Final = 30.0
+GRACE: Final = 15.0
+PR_SET_PDEATHSIG: Final = 1
+
+
+@dataclass(slots=True)
+class _Pod:
+    """One pod: the task that keeps its process alive, and that process."""
+
+    name: str
+    ordinal: int
+    spec: PoolPodsSpec
+    task: asyncio.Task[None] | None = None
+    process: asyncio.subprocess.Process | None = None
+    restarts: int = 0
+    terminating: bool = False
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class LocalPods:
+    """Runs the pods of all pools as child processes. directory: for their configuration and logs."""
+
+    def __init__(self, directory: Path, *, nats_url: str, mesh: str) -> None:
+        self._directory = directory
+        self._nats_url = nats_url
+        self._mesh = mesh
+        self._pods: dict[str, dict[int, _Pod]] = {}
+        self._specs: dict[str, PoolPodsSpec] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self.changed = asyncio.Event()
+        """Set whenever a process has ended or was started."""
+
+    async def observe(self, pool: str) -> PoolPods | None:
+        """Return the pool's pods as they are; None when it was never applied."""
+        spec = self._specs.get(pool)
+        if spec is None:
+            return None
+        pods = tuple(
+            PodSeen(
+                name=pod.name,
+                ordinal=ordinal,
+                phase=_phase(pod),
+                version=pod.spec.version,
+                restarts=pod.restarts,
+                process=pod.process.pid if pod.process and pod.process.returncode is None else None,
+            )
+            for ordinal, pod in sorted(self._pods.get(pool, {}).items())
+        )
+        return PoolPods(pods=pods, replicas=spec.replicas, version=spec.version, resource_version="")
+
+    async def apply(self, spec: PoolPodsSpec) -> None:
+        """Make the pool's pods what `spec` says: missing ones start, those above the count end with grace."""
+        self._specs[spec.pool] = spec
+        folder = self._folder(spec)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "pool.json").write_text(json.dumps(spec.config))
+        code = folder / "code"
+        code.mkdir(exist_ok=True)
+        for name, text in spec.code.items():
+            (code / name).write_text(text)
+        running = self._pods.setdefault(spec.pool, {})
+        for ordinal in range(spec.replicas):
+            if ordinal not in running:
+                self._start(running, ordinal, spec)
+            elif running[ordinal].spec.version == spec.version:
+                running[ordinal].spec = spec
+        for ordinal in [o for o in running if o >= spec.replicas]:
+            self._end(running, ordinal)
+
+    async def replace(self, pool: str, ordinal: int) -> None:
+        """End a pod of an older version; it comes back with the present one."""
+        running = self._pods.get(pool, {})
+        pod = running.get(ordinal)
+        if pod is not None and not pod.terminating:
+            task = self._end(running, ordinal)
+            await asyncio.wait([task], timeout=GRACE + 5)
+            self._start(running, ordinal, self._specs[pool])
+
+    async def remove(self, pool: str) -> None:
+        """End all pods of a pool."""
+        self._specs.pop(pool, None)
+        running = self._pods.pop(pool, {})
+        tasks = [self._end(running, ordinal) for ordinal in list(running)]
+        if tasks:
+            await asyncio.wait(tasks, timeout=GRACE + 5)
+
+    async def close(self) -> None:
+        """End everything: SIGTERM, then SIGKILL after the grace time."""
+        await asyncio.gather(*(self.remove(pool) for pool in list(self._pods)))
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=GRACE + 5)
+
+    def process_of(self, pod: str) -> int | None:
+        """Return the process id of a pod, None while none runs."""
+        for running in self._pods.values():
+            for entry in running.values():
+                if entry.name == pod and entry.process is not None and entry.process.returncode is None:
+                    return entry.process.pid
+        return None
+
+    # -- one pod
+
+    def _start(self, running: dict[int, _Pod], ordinal: int, spec: PoolPodsSpec) -> None:
+        pod = running[ordinal] = _Pod(f"{spec.pool}-{ordinal}", ordinal, spec)
+        pod.task = asyncio.get_running_loop().create_task(self._keep(pod), name=f"pod {pod.name}")
+
+    def _end(self, running: dict[int, _Pod], ordinal: int) -> asyncio.Task[None]:
+        pod = running.pop(ordinal)
+        pod.terminating = True
+        task = asyncio.get_running_loop().create_task(self._terminate(pod), name=f"end pod {pod.name}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
+
+    async def _terminate(self, pod: _Pod) -> None:
+        process = pod.process
+        grace = pod.spec.drain_seconds + GRACE
+        if process is not None and process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(grace):
+                    await process.wait()
+            except TimeoutError:
+                log.warning("pod did not end in time", extra={"pod": pod.name})
+                process.kill()
+        if pod.task is not None:
+            pod.task.cancel()
+            await asyncio.gather(pod.task, return_exceptions=True)
+        self.changed.set()
+
+    async def _keep(self, pod: _Pod) -> None:
+        """Run the process, again and again, with a pause that grows while it keeps dying."""
+        loop = asyncio.get_running_loop()
+        pause = 0.0
+        while not pod.terminating:
+            started = loop.time()
+            await self._run(pod)
+            if pod.terminating:
+                return
+            self.changed.set()
+            pod.restarts += 1
+            pause = 0.0 if loop.time() - started > STABLE_AFTER else min(max(pause * 2, 0.2), BACKOFF_CAP)
+            code = pod.process.returncode if pod.process else None
+            log.warning("pod ended, started again", extra={"pod": pod.name, "code": code, "pause": pause})
+            await asyncio.sleep(pause)
+
+    async def _run(self, pod: _Pod) -> None:
+        logs = self._directory / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        with (logs / f"{pod.name}.log").open("ab") as out:
+            pod.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "starling.node",
+                env=self._environment(pod),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                preexec_fn=_die_with_parent,
+            )
+        self.changed.set()
+        try:
+            await pod.process.wait()
+        except asyncio.CancelledError:
+            if pod.process.returncode is None:
+                pod.process.kill()
+                await pod.process.wait()
+            raise
+
+    def _environment(self, pod: _Pod) -> Mapping[str, str]:
+        folder = self._folder(pod.spec)
+        return {
+            **os.environ,
+            "STARLING_MESH": self._mesh,
+            "STARLING_NATS_URL": self._nats_url,
+            "STARLING_POOL": pod.spec.pool,
+            "STARLING_POD": pod.name,
+            "STARLING_POD_IP": "127.0.0.1",
+            "STARLING_HTTP_PORT": "0",
+            "STARLING_CONFIG": str(folder / "pool.json"),
+            "STARLING_CODE": str(folder / "code"),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+    def _folder(self, spec: PoolPodsSpec) -> Path:
+        return self._directory / "pools" / spec.pool / spec.version
+
+
+def _phase(pod: _Pod) -> str:
+    if pod.terminating:
+        return "terminating"
+    if pod.process is None or pod.process.returncode is not None:
+        return "starting"
+    return "running"
+
+
+def _die_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
