@@ -1,1 +1,1 @@
-"""The control plane: from AgentPool, AgentSubscription and AgentScalingTarget to pods, streams and shard maps."""
+"""The control plane: turns pools, subscriptions and scaling targets into streams, shard maps and pods."""

@@ -49,8 +49,8 @@ class PoolPodsSpec:
     image: str | None = None
     drain_seconds: float = 30.0
     template: Mapping[str, Any] = field(default_factory=dict)
-    owner: Mapping[str, Any] | None = None
-    """The AgentPool object, for owner references; None outside Kubernetes."""
+    uid: str = ""
+    """Of the AgentPool object, for owner references; "" outside Kubernetes."""
     resource_version: str = ""
     """The snapshot that this was planned on; a write over another one is refused."""
 

@@ -3,57 +3,71 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, ClassVar
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from starling_operator.api.common import AgentType, Conditions, Delivery, Metadata, Model, PoolRef, TopicType
-from starling_operator.api.rules import Rule
+from starling_operator.api.common import Conditions, DeliveryOverride, PoolRef
+from starling_operator.api.fields import MAX_TOPIC, TOPIC_PATTERN, AgentType, Serial
+from starling_operator.api.model import Model
+from starling_operator.api.names import ConditionType
+from starling_operator.api.resource import AGE, Column, Kind, Resource, condition_column
 
 
 class KeyFrom(StrEnum):
-    """Where the agent's key comes from."""
+    """Where the key of the agent that hears a message comes from."""
 
     SOURCE = "source"
 
 
-class Key(Model):
-    """The agent's key."""
+class KeyRule(Model):
+    """Which agent of the type hears a message."""
 
-    from_: Annotated[KeyFrom, Field(alias="from")] = KeyFrom.SOURCE
-    """`source`: the source of the topic."""
+    origin: Annotated[KeyFrom, Field(alias="from")] = KeyFrom.SOURCE
+    """source: the agent whose key is the topic's source."""
 
 
-class SubscriptionSpec(Model):
-    """Which agents hear a topic."""
+class AgentSubscriptionSpec(Model):
+    """Messages of one topic type go to agents of one type."""
 
-    rules: ClassVar[tuple[Rule, ...]] = ()
-
-    topic: TopicType
-    """Topic type, exact."""
+    topic: Annotated[str, Field(pattern=TOPIC_PATTERN, max_length=MAX_TOPIC)]
+    """Topic type, exactly."""
     pool_ref: PoolRef
-    """The pool that runs the agents."""
+    """Pool that runs the agent type."""
     agent_type: AgentType
-    """Their type."""
-    key: Key = Key()
-    """Which agent of that type."""
-    delivery: Delivery | None = None
-    """Retries, instead of the pool's."""
+    """Agent type that hears the topic."""
+    key: KeyRule = KeyRule()
+    """Which agent of the type hears a message."""
+    delivery: DeliveryOverride | None = None
+    """Delivery policy over the pool's, for messages of this topic."""
 
 
-class SubscriptionStatus(Model):
-    """What became of it."""
+class AgentSubscriptionStatus(Model):
+    """Whether the subscription is in the route table."""
 
-    observed_generation: Annotated[int, Field(ge=0)] = 0
-    """Generation that the rest speaks of."""
-    conditions: Conditions = Field(default_factory=list)
-    """Ready."""
+    observed_generation: Serial | None = None
+    """Generation of the spec that this status speaks of."""
+    conditions: Conditions = ()
+    """Ready: it is in the route table."""
 
 
-class AgentSubscription(Model):
+class AgentSubscription(Resource):
     """Which agents hear a topic."""
 
-    kind: ClassVar[str] = "AgentSubscription"
-    metadata: Metadata
-    spec: SubscriptionSpec
-    status: SubscriptionStatus = SubscriptionStatus()
+    resource_kind = Kind(
+        name="AgentSubscription",
+        plural="agentsubscriptions",
+        short="asub",
+        columns=(
+            Column("Topic", ".spec.topic"),
+            Column("Pool", ".spec.poolRef.name"),
+            Column("Agent", ".spec.agentType"),
+            condition_column("Ready", ConditionType.READY),
+            AGE,
+            condition_column("Reason", ConditionType.READY, "reason", priority=1),
+        ),
+    )
+
+    kind: Literal["AgentSubscription"] = "AgentSubscription"
+    spec: AgentSubscriptionSpec
+    status: AgentSubscriptionStatus = AgentSubscriptionStatus()
