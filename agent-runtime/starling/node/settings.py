@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -75,6 +73,8 @@ class PoolConfig(_Model):
     pool: str
     shards: Annotated[int, Field(ge=1, le=limits.MAX_SHARDS)]
     incarnation: str
+    version: str = ""
+    """Hash of configuration and code, made by the control plane: pods of one version agree on it."""
     agents: Annotated[list[AgentConfig], Field(min_length=1)]
     delivery: RetryConfig = RetryConfig()
     topic_delivery: dict[str, RetryConfig] = Field(default_factory=dict)
@@ -94,13 +94,6 @@ class PoolConfig(_Model):
         for agent in config.agents:
             check_agent_type(agent.type)
         return config
-
-    def version(self, code: Path) -> str:
-        """Return a short hash of configuration and code: pods of one version agree on it."""
-        digest = hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode())
-        for file in sorted(code.glob("*.py")) if code.is_dir() else ():
-            digest.update(file.name.encode() + file.read_bytes())
-        return digest.hexdigest()[:12]
 
 
 def _spec_error(error: ValidationError, name: str, *, upper: bool = False) -> SpecError:

@@ -219,7 +219,7 @@ async def serve(environment: WorkerSettings) -> None:
         def not_ready() -> str:
             return "starting" if worker is None else worker.not_ready
 
-        identity = Identity(PodName(environment.pod), start, config.version(environment.code))
+        identity = Identity(PodName(environment.pod), start, config.version)
         worker = Worker(store, settings, identity, drain_seconds=config.drain_seconds)
         health = Health(registry(worker.collector), not_ready)
         port = await health.open(environment.pod_ip, http_port)
