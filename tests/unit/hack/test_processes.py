@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -61,13 +60,16 @@ def test_a_killed_process_is_started_again_in_the_same_way(processes: Processes)
 
 
 def test_another_process_with_the_same_number_is_not_taken_for_ours(processes: Processes, tmp_path: Path) -> None:
-    (tmp_path / "old.json").write_text("{}")
-    (tmp_path / "old.pid").write_text(f"{os.getpid()} 1")
-    (tmp_path / "dead.json").write_text("{}")
-    (tmp_path / "dead.pid").write_text("999999999 ")
+    with subprocess.Popen(SLEEP) as stranger:
+        (tmp_path / "old.json").write_text("{}")
+        (tmp_path / "old.pid").write_text(f"{stranger.pid} 1")
+        (tmp_path / "dead.json").write_text("{}")
+        (tmp_path / "dead.pid").write_text("999999999 ")
 
-    assert processes.alive() == {}
-    processes.stop()  # would end this test run otherwise
+        assert processes.alive() == {}
+        processes.stop()
+        assert started_at(stranger.pid)
+        stranger.kill()
 
 
 def test_a_process_that_has_ended_is_reported_with_its_last_words(processes: Processes) -> None:
