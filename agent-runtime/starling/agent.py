@@ -125,7 +125,10 @@ def _define(cls: type[Agent[Any]], given: str | None, local_names: Mapping[str, 
     own = vars(cls).get("type")
     if given is not None and own is not None and given != own:
         raise SpecError(cls.__qualname__, f"has two types, {given!r} and {own!r}; give one")
-    cls.type = given or own or _STEP.sub("_", cls.__name__).lower()
+    wanted: object = given if given is not None else own
+    if not isinstance(wanted, str | None):
+        raise SpecError(f"{cls.__qualname__}.type", f"must be text, the agent's type name, not {wanted!r}")
+    cls.type = wanted if wanted is not None else _STEP.sub("_", cls.__name__).lower()
     try:
         check_agent_type(cls.type)
     except SpecError as error:

@@ -47,12 +47,14 @@ class Codec:
 
     def _build(self, *, may_wait: bool) -> None:
         try:
-            schema = overlaid(TypeAdapter(self.cls).core_schema, _CONFIG)
+            adapter: TypeAdapter[Any] = TypeAdapter(self.cls)
+            if not adapter.pydantic_complete:
+                if may_wait:
+                    return  # it names a class that is not defined yet: tried again on first use
+                adapter.rebuild(force=True)
         except (PydanticUndefinedAnnotation, PydanticUserError) as error:
-            unfinished = isinstance(error, PydanticUndefinedAnnotation) or error.code == "class-not-fully-defined"
-            if unfinished and may_wait:
-                return  # a class that is named before it is defined: tried again on first use
             raise SpecError(self.name, f"pydantic cannot take it: {error}") from error
+        schema = overlaid(adapter.core_schema, _CONFIG)
         # without prebuilt parts: those were made with each class's own configuration
         self._write = SchemaSerializer(schema, _CONFIG, _use_prebuilt=False).to_json
         self._read = SchemaValidator(schema, _CONFIG, _use_prebuilt=False).validate_json

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 _WAITS: Final = frozenset({"GET_AWAITABLE", "GET_AITER", "GET_ANEXT", "BEFORE_ASYNC_WITH", "SEND", "YIELD_VALUE"})
 _TAKEN_NAMES: Final = frozenset({"id", "log", "state", "type"})
-_WARNING_LEVEL: Final = 7  # from warnings.warn up to the class statement
+_WARNING_LEVEL: Final = 6  # from warnings.warn up to the class statement
 
 
 def suspends(function: Callable[..., Any]) -> bool:

@@ -138,6 +138,10 @@ def event(method: Any = None, /, *, match: Match | None = None) -> Any:
     return _made(EventMethod, Kind.EVENT, method, match)
 
 
+@overload
+def message_handler(method: Callable[..., Coroutine[Any, Any, Any]], /) -> HandlerMethod: ...
+@overload
+def message_handler(*, match: Match) -> Callable[[Callable[..., Coroutine[Any, Any, Any]]], HandlerMethod]: ...
 def message_handler(method: Any = None, /, *, match: Match | None = None) -> Any:
     """Be `@rpc` if the method is annotated with what it answers, else `@event`. Type checkers follow those two only."""
     if method is None:
