@@ -15,7 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hack.cluster.apiserver import ControlPlane, Shape
+from hack.cluster.apiserver import ControlPlane, Shape, node_arguments
 from hack.cluster.errors import KitError
 from hack.tools.programs import ROOT, find
 
@@ -34,8 +34,8 @@ def main() -> int:
 def _do(plane: ControlPlane, given: argparse.Namespace) -> int:
     if given.what == "up":
         nodes = 0 if given.api_only or given.controllers else given.nodes
-        arguments = [f"--backoff={given.backoff}", *(f"--entrypoint={each}" for each in given.entrypoint)]
-        marks = plane.up(Shape(given.controllers, nodes, tuple(arguments)))
+        arguments = node_arguments(backoff=given.backoff, entrypoints=given.entrypoint)
+        marks = plane.up(Shape(given.controllers, nodes, arguments))
         print(", ".join(f"{stage} after {seconds:.1f} s" for stage, seconds in marks.items()))
         print(f"export KUBECONFIG={plane.kubeconfig}")
         print(f"{find('kubectl')} get nodes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -31,7 +32,7 @@ class Shape:
     """What to start.
 
     controllers: also the controller manager and the scheduler; nodes: how many process nodes (implies controllers);
-    node_arguments: passed on to each of them, such as ``--backoff=1``.
+    node_arguments: passed on to each of them, see the function of that name.
     """
 
     controllers: bool = False
@@ -42,6 +43,15 @@ class Shape:
     def programs(self) -> tuple[str, ...]:
         """What has to be on the machine."""
         return CLUSTER if self.controllers or self.nodes else CONTROL_PLANE
+
+
+def node_arguments(*, backoff: float = 1.0, entrypoints: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return a process node's options; the image ``starling`` is a worker of this checkout.
+
+    backoff: seconds before a container's second restart; entrypoints: further ``IMAGE=COMMAND``.
+    """
+    worker = f"starling={shlex.quote(sys.executable)} -m starling.node"
+    return (f"--backoff={backoff:g}", *(f"--entrypoint={each}" for each in (worker, *entrypoints)))
 
 
 class ControlPlane:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hack.cluster.api import Api, Json
+from hack.cluster.api import Api, Json, wait_until
 from hack.cluster.apiserver import ControlPlane, Shape
 from hack.cluster.errors import KitError, MissingProgram
 from hack.tools.programs import find, missing
@@ -73,9 +73,12 @@ class Cluster:
         )
 
     def new_namespace(self, prefix: str = "test") -> str:
-        """Make a namespace with a name that was never used before; return it."""
+        """Make a namespace with a name that was never used before; return it once pods can be made in it."""
         name = f"{prefix}-{next(self._numbers)}-{secrets.token_hex(3)}"
         self.api("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        if "kube-controller-manager" in self.plane.processes.alive():
+            account = f"/api/v1/namespaces/{name}/serviceaccounts/default"
+            wait_until(f"namespace {name} has its ServiceAccount", lambda: self.api.find(account))
         return name
 
     def drop_namespace(self, name: str) -> None:

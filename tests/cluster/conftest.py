@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 if str(ROOT) not in sys.path:  # at the end: nothing of ours may hide a library
     sys.path.append(str(ROOT))
 
-from hack.cluster.apiserver import Shape  # noqa: E402
+from hack.cluster.apiserver import Shape, node_arguments  # noqa: E402
 from hack.cluster.kit import Cluster, running  # noqa: E402
 from hack.tools.builder import wait_for  # noqa: E402
 from hack.tools.programs import missing  # noqa: E402
@@ -56,9 +56,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The same with controllers, scheduler and two process nodes: StatefulSets run as local processes."""
-    images = [f"starling={sys.executable} -m starling.node", "greeter=echo hello from"]
-    arguments = ("--backoff=1", *(f"--entrypoint={image}" for image in images))
-    shape = Shape(nodes=NODES, node_arguments=arguments)
+    shape = Shape(nodes=NODES, node_arguments=node_arguments(entrypoints=["greeter=echo hello from"]))
     yield from start(shape, tmp_path_factory.mktemp("cluster") / "cluster")
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from hack.cluster import prometheus
 from hack.cluster.api import Json, wait_until
-from hack.cluster.apiserver import is_ready
-from hack.cluster.kit import Cluster, pid_of
+from hack.cluster.apiserver import Shape, is_ready, node_arguments
+from hack.cluster.kit import Cluster, pid_of, running
 from hack.cluster.processes import started_at
 
 SERVER = """
@@ -344,3 +344,23 @@ def test_prometheus_finds_pods_by_their_annotation_and_answers_queries(
             server.query("sum(")
         alive = server.processes.alive()
     assert [name for name, pid in alive.items() if started_at(pid)] == []
+
+
+def test_pods_run_on_and_are_restarted_while_the_api_server_is_away(cluster: Cluster, tmp_path: Path) -> None:
+    del cluster  # its skip is ours; the controllers of a shared one would sulk for half a minute
+    with running(tmp_path / "own", Shape(nodes=1, node_arguments=node_arguments())) as own:
+        namespace = own.new_namespace()
+        own.apply(single("lasting", server_container()), namespace=namespace)
+        pod = pod_when(own, namespace, "lasting", "is Ready", is_ready)
+        log = own.pod_folder(pod) / "web.log"
+
+        own.plane.kill("kube-apiserver")
+        os.kill(pid_of(pod), signal.SIGKILL)
+        text_when(log, "shows a second start", lambda text: text.count("serving") == 2)
+        own.plane.start("kube-apiserver")
+
+        again = pod_when(
+            own, namespace, "lasting", "is reported as restarted",
+            lambda pod: is_ready(pod) and container_status(pod)["restartCount"] == 1,
+        )  # fmt: skip
+        assert again["metadata"]["uid"] == pod["metadata"]["uid"]
