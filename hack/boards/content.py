@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 # Samples of the workers: Prometheus names their namespace and pod.
 WORKERS = 'namespace=~"$namespace", pool=~"$pool"'
+FAILED = f'{WORKERS}, result!="ok"'
 # The operator names the pool only; `namespace` would be its own.
 OPERATOR = 'pool=~"$pool"'
 # What happened nowhere is shown as 0, not as an empty panel.
@@ -75,7 +76,7 @@ POOLS = Row(
             "ops",
             (
                 Query(
-                    f"sum by (pool, result) ({rate('starling_turns_total', WORKERS + ', result!="ok"')}) {ZERO}",
+                    f"sum by (pool, result) ({rate('starling_turns_total', FAILED)}) {ZERO}",
                     "{{pool}} {{result}}",
                 ),
             ),
@@ -142,7 +143,7 @@ SHARDS = Row(
         ),
         Panel(
             "Shards by pod",
-            "How many shards each pod owns; the sum of a pool's pods is its number of shards, but for those on the way.",
+            "Shards that each pod owns; a pool's pods own all its shards together, but for those on the way.",
             "short",
             (Query(f"sum by (pod) (starling_shards_owned{{{WORKERS}}})", "{{pod}}"),),
             stacked=True,

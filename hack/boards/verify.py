@@ -80,7 +80,7 @@ def problems(board: Mapping[str, Any], url: str, window: Window) -> list[str]:
     source = Source(url, window)
     values = {"__rate_interval": window.rate_interval, "__interval": f"{window.step:g}s"}
     values["__range"] = f"{window.seconds:g}s"
-    found = []
+    found: list[str] = []
     for variable in variables(board):
         found += _of_variable(source, variable, values)
     names = source.names()
