@@ -61,8 +61,13 @@ class Processes:
         return self.start(name)
 
     def start(self, name: str) -> int:
-        """Start what was spawned under this name before, in the same way."""
-        how = json.loads((self.folder / f"{name}.json").read_text())
+        """Start what was spawned under this name before, in the same way. Raises NotReady when it runs or never did."""
+        if name in self.alive():
+            raise NotReady(f"{name} runs already")
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            raise NotReady(f"{name} was never started in {self.folder}")
+        how = json.loads(path.read_text())
         with (self.folder / f"{name}.log").open("ab") as log:
             child = subprocess.Popen(
                 how["argv"],
@@ -88,11 +93,12 @@ class Processes:
         return found
 
     def kill(self, name: str) -> None:
-        """SIGKILL one of them, as a crash would, and wait until it is gone."""
-        pid = self.alive().get(name)
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)
-            self._gone(pid, 5.0)
+        """SIGKILL one of them, as a crash would, and wait until it is gone. Raises NotReady when it does not run."""
+        alive = self.alive()
+        if name not in alive:
+            raise NotReady(f"{name} does not run; there are: {', '.join(alive) or 'none'}")
+        os.kill(alive[name], signal.SIGKILL)
+        self._gone(alive[name], 5.0)
 
     def stop(self, grace: float = 10.0) -> None:
         """End all, clients before servers: SIGTERM, `grace` seconds, SIGKILL."""

@@ -31,6 +31,8 @@ RENEW_SECONDS = 5.0
 RENEWALS_A_STATUS = 12
 AGAIN_SECONDS = 0.5
 STOP_SECONDS = 5.0
+SOCKETS = Path("/proc/net/tcp")
+LISTENING = "0A"
 OVER = ("Succeeded", "Failed")
 HANDED_ON = ("HOME", "LANG", "TERM", "PYTHONPATH", "VIRTUAL_ENV", "TMPDIR")
 ROOM = {"cpu": "64", "memory": "256Gi", "pods": "500", "ephemeral-storage": "100Gi"}
@@ -67,6 +69,20 @@ def address(network: str, number: int) -> str:
     """Return the pod address with this number, 0 to 59,999, in the network of ``127.N.0.1``."""
     first, second, _, _ = network.split(".")
     return f"{first}.{second}.{number // 250}.{number % 250 + 2}"
+
+
+def listening(table: str) -> set[str]:
+    """Return the addresses that something listens on, by the kernel's table of TCP sockets (``/proc/net/tcp``).
+
+    What a pod of an earlier node left running would else answer the probes of a new pod at its address.
+    """
+    found = set()
+    for row in table.splitlines()[1:]:
+        _, local, _, state = row.split()[:4]
+        if state == LISTENING:
+            number = int(local.partition(":")[0], 16)
+            found.add(socket.inet_ntoa(number.to_bytes(4, sys.byteorder)))
+    return found
 
 
 class Node:
@@ -169,7 +185,7 @@ class Node:
         host.tasks.create_task(pod.end(grace), name=f"{pod.namespace}/{pod.name} end")
 
     def _new_address(self) -> str:
-        used = {pod.ip for pod in self._pods.values()}
+        used = {pod.ip for pod in self._pods.values()} | listening(SOCKETS.read_text())
         while True:
             self._next = (self._next + 1) % ADDRESSES
             if (found := address(self._ip, self._next)) not in used:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from hack.cluster.api import Json
 from hack.cluster.procnode.logs import tail
-from hack.cluster.procnode.node import ADDRESSES, address, pod_environment
+from hack.cluster.procnode.node import ADDRESSES, SOCKETS, address, listening, pod_environment
 from hack.cluster.procnode.probes import EAGER_SECONDS, EAGER_TIMES, Answers
 
 
@@ -54,3 +56,9 @@ def test_pods_get_this_python_first_and_nothing_secret_of_ours() -> None:
     assert env["PATH"].endswith(":/bin")
     assert env["HOME"] == "/home/x"
     assert "TOKEN" not in env
+
+
+def test_an_address_at_which_something_listens_is_known() -> None:
+    with socket.create_server(("127.99.3.7", 0)):
+        assert "127.99.3.7" in listening(SOCKETS.read_text())
+    assert "127.99.3.7" not in listening(SOCKETS.read_text())

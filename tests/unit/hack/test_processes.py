@@ -96,3 +96,13 @@ time.sleep(60)
         parent.send_signal(signal.SIGKILL)
 
     wait_until("it is gone", lambda: not started_at(pid), seconds=5)
+
+
+def test_killing_or_starting_the_wrong_one_is_refused_by_name(processes: Processes) -> None:
+    processes.spawn("one", SLEEP)
+    with pytest.raises(NotReady, match="two does not run; there are: one"):
+        processes.kill("two")
+    with pytest.raises(NotReady, match="two was never started"):
+        processes.start("two")
+    with pytest.raises(NotReady, match="one runs already"):
+        processes.start("one")
