@@ -200,6 +200,21 @@ async def test_a_purge_under_a_reader_skips_what_is_gone(world: World, store: St
     await reader.close()
 
 
+async def test_a_purge_of_everything_leaves_nothing_pending(world: World, store: Store) -> None:
+    name, s = await world.stream(store)
+    await _fill(store, f"{s}.a", range(1, 101))
+    reader = await store.reader(name, f"{s}.a", after=0)
+    await read_until(reader, 1, messages=1)
+    await store.purge(name, f"{s}.a", below=101)
+    reading = asyncio.ensure_future(reader.read(64, 1 << 20))
+    async with asyncio.timeout(BOUND):
+        while reader.pending or not reader.caught_up:  # noqa: ASYNC110 - it shows while a read waits
+            await asyncio.sleep(0.02)
+    reading.cancel()
+    await asyncio.wait({reading})
+    await reader.close()
+
+
 async def test_a_reader_of_a_stream_that_is_deleted_says_so(world: World, store: Store) -> None:
     name, s = await world.stream(store)
     await put(store, f"{s}.a")

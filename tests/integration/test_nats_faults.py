@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 import pytest
 from starling.adapters.nats import EmbeddedServer, NatsStore, connect, connection
@@ -186,49 +184,6 @@ async def test_last_values_go_on_over_a_restart(private_nats: EmbeddedServer, st
     await reader.close()
 
 
-async def test_a_reader_whose_consumer_is_deleted_makes_another(store: NatsStore) -> None:
-    reader = await store.reader("s", "s.a", after=0)
-    await _put(store, "s.a", b"0")
-    assert await _read(reader, until=0) == [0]
-    for number in (1, 2):
-        reading = asyncio.ensure_future(_read(reader, until=number))
-        (consumer,) = await _consumers(store)
-        await store.ask(f"$JS.API.CONSUMER.DELETE.s.{consumer['name']}", b"", timeout=5)
-        await _put(store, "s.a", str(number).encode())
-        assert await reading == [number]
-    await reader.close()
-
-
-async def test_what_the_server_has_sent_never_exceeds_the_room(store: NatsStore) -> None:
-    for number in range(500):
-        await store.publish("s.a", str(number).encode().ljust(100))
-    await _put(store, "s.a", b"500")
-    reader = await store.reader("s", "s.a", after=0)
-    taken = 0
-    async with asyncio.timeout(BOUND):
-        for room in (10, 10, 40, 3, 200):
-            taken += len(await reader.read(room, 1 << 20))
-            (consumer,) = await _consumers(store)
-            assert consumer["delivered"]["consumer_seq"] <= taken + room
-        for _ in range(5):
-            taken += len(await reader.read(200, 1500))
-            (consumer,) = await _consumers(store)
-            assert consumer["delivered"]["consumer_seq"] <= taken + 200
-    await reader.close()
-
-
-async def test_closed_readers_leave_no_consumer_behind(store: NatsStore) -> None:
-    readers = [await store.reader("s", "s.a", after=0) for _ in range(5)]
-    assert len(await _consumers(store)) == 5
-    for reader in readers:
-        await reader.close()
-
-    async def none_left() -> bool:
-        return not await _consumers(store)
-
-    await _until(none_left)
-
-
 async def test_listeners_hear_again_after_a_restart(private_nats: EmbeddedServer, store: NatsStore) -> None:
     heard: asyncio.Queue[Signal] = asyncio.Queue()
     await store.listen("x.a", heard.put_nowait)
@@ -298,10 +253,3 @@ async def test_one_of_two_addresses_is_enough(private_nats: EmbeddedServer) -> N
     store = await connect(f"nats://127.0.0.1:9, {private_nats.url}", name="test")
     assert await store.ensure_stream(STREAM)
     await store.close()
-
-
-async def _consumers(store: NatsStore) -> list[dict[str, Any]]:
-    answer = await store.ask("$JS.API.CONSUMER.LIST.s", b"", timeout=5)
-    assert answer is not None
-    found: list[dict[str, Any]] = json.loads(answer)["consumers"] or []
-    return found

@@ -129,7 +129,7 @@ class Connection:
         self._subscriptions.add(subscribed)
         try:
             subscribed.current = await self._client.subscribe(subject, cb=heard)
-            await self._client.flush(timeout=int(limits.STORE_TIMEOUT))
+            await _settle(self._client)
         except _LIBRARY_ERRORS as error:
             await self.forget(subscribed)
             raise Unreachable(f"could not subscribe to {subject}: {error}") from error
@@ -212,7 +212,7 @@ class Connection:
         )
         for subscribed in tuple(self._subscriptions):
             subscribed.current = await client.subscribe(subscribed.subject, cb=subscribed.heard)
-        await client.flush(timeout=CONNECT_TIMEOUT)
+        await _settle(client)
 
     async def _noticed(self, error: Exception) -> None:
         self._problem = str(error) or type(error).__name__
@@ -225,6 +225,15 @@ class Connection:
 
     async def _cut(self) -> None:
         self._look.set()
+
+
+async def _settle(client: Client) -> None:
+    """Wait until the server has seen what was sent so far.
+
+    Twice, since nats-py's ping overtakes what its flusher has not written yet; after the first it has.
+    """
+    await client.flush(timeout=CONNECT_TIMEOUT)
+    await client.flush(timeout=CONNECT_TIMEOUT)
 
 
 async def _unsubscribe(subscribed: Subscribed) -> None:

@@ -115,6 +115,7 @@ class EmbeddedServer:
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for us to pass on
             preexec_fn=_die_with_parent,  # noqa: PLW1509
         )
 
