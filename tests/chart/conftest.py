@@ -46,7 +46,7 @@ def render(helm: Path, tmp_path: Path) -> Render:
     def rendered(values: Document, *, namespace: str = "mesh") -> list[Document]:
         file = tmp_path / "values.json"
         file.write_text(json.dumps(values))
-        command = [helm, "template", "trial", CHART, "--namespace", namespace, "--values", file]
+        command = [str(helm), "template", "trial", str(CHART), "--namespace", namespace, "--values", str(file)]
         # What Helm takes the cluster for when there is none.
         command += ["--kube-version", "1.34.0"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -76,7 +76,7 @@ class Mesh(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *given: object) -> None:
+    def log_message(self, format: str, *given: object) -> None:  # noqa: A002 - the base class's name
         """Say nothing."""
 
 
