@@ -82,12 +82,23 @@ class Tree(BaseModel):
 
 
 class Renamed(BaseModel):
-    model_config = ConfigDict(populate_by_name=True)
-
     source: str = Field(alias="from")
 
 
-CLASSES = (Leaf, Cat, Dog, Base, Derived, Tree, Renamed)
+class Box(BaseModel):
+    model_config = ConfigDict(ser_json_bytes="utf8")
+
+    raw: bytes
+
+
+class Words(BaseModel):
+    """Fields named like the words of a schema."""
+
+    default: Box
+    type: str
+
+
+CLASSES = (Leaf, Cat, Dog, Base, Derived, Tree, Renamed, Words)
 for cls in CLASSES:
     registry.register(cls)
 
@@ -142,7 +153,8 @@ messages = (
     | trees(st.lists(trees(st.just([])), max_size=2))
     | st.builds(Base, st.integers())
     | deriveds
-    | st.builds(Renamed, source=texts)
+    | texts.map(lambda text: Renamed(**{"from": text}))
+    | st.builds(Words, default=st.builds(Box, raw=st.binary(max_size=5)), type=texts)
     | plain
 )
 
@@ -188,12 +200,13 @@ registry.register(Flight)
     [
         (Flight(7, 1), "Flight.number: Input should be a valid string, not int"),  # type: ignore[arg-type]
         (Flight("a", "1"), "Flight.miles: "),  # type: ignore[arg-type]
+        (Flight("a", 1.0), "Flight.miles: "),  # type: ignore[arg-type]
         (Flight("a", None), "Flight.miles: "),  # type: ignore[arg-type]
         (Flight("a", 1, [Base(1), Base("2")]), "Flight.stops.1.number: "),  # type: ignore[arg-type]
         (Flight("a", 1, late=object()), "Flight.late: "),  # type: ignore[arg-type]
         (Flight("a\ud800", 1), "Flight"),
     ],
-    ids=["int for str", "str for int", "None for int", "nested", "no JSON at all", "lone surrogate"],
+    ids=["int for str", "str for int", "float for int", "None for int", "nested", "no JSON at all", "lone surrogate"],
 )
 def test_a_wrong_field_is_refused_at_the_sender_by_its_name(wrong: Flight, named: str) -> None:
     with pytest.raises(DecodeError) as refused:
@@ -306,7 +319,9 @@ def test_a_plain_body_of_another_type_is_refused(name: str, body: bytes) -> None
 def test_a_body_over_the_limit_is_refused_with_both_sizes() -> None:
     fits = "x" * (limits.MAX_BODY - 2)
     assert len(registry.encode(fits)[1]) == limits.MAX_BODY
-    for large in (fits + "x", Flight(fits, 1)):
+    spare = limits.MAX_BODY - len(registry.encode(Flight("", 1))[1])
+    assert len(registry.encode(Flight("x" * spare, 1))[1]) == limits.MAX_BODY
+    for large in (fits + "x", Flight("x" * (spare + 1), 1)):
         with pytest.raises(TooLarge, match=str(limits.MAX_BODY)):
             registry.encode(large)
 
