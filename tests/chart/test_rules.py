@@ -37,7 +37,7 @@ TESTS = {
                 series("starling_busy_seconds_total", "0+6x20", pod=1, shard=1),
                 series("starling_turns_total", "0+30x20", more=TURNS),
                 series("starling_turns_total", "0+15x20", more=FAILED),
-                series("starling_turn_seconds_total", "0+9x20", more=', agent_type="a"'),
+                series("starling_turn_seconds_total", "0+11.25x20", more=', agent_type="a"'),
                 series("starling_commits_total", "0+15x20"),
                 series("starling_commit_seconds_total", "0+3x20"),
                 series("starling_mailbox_lag", "7x20", more=', lane="n"'),
@@ -61,7 +61,7 @@ TESTS = {
                         'namespace="n", pool="p", agent_type="a", result="dead"': 1,
                     },
                 ),
-                expect("starling:pool_turn_seconds:mean1m", {'namespace="n", pool="p", agent_type="a"': 0.2}),
+                expect("starling:pool_turn_seconds:mean1m", {'namespace="n", pool="p", agent_type="a"': 0.25}),
                 expect("starling:pool_commit_seconds:mean1m", {'namespace="n", pool="p"': 0.2}),
                 expect(
                     "starling:shard_lag:sum",

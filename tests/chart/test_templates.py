@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from starling.adapters.nats.server import binary
 
 Document = dict[str, Any]
 ROOT = Path(__file__).parents[2]
@@ -249,6 +251,17 @@ def test_the_trial_server_is_what_the_operator_connects_to(render: Any) -> None:
     assert {"name": "STARLING_NATS_URL", "value": "nats://trial-starling-nats.mesh.svc:4222"} in container["env"]
     assert service["spec"]["selector"].items() <= labels.items()
     assert only(documents, "StatefulSet")["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == "data"
+
+
+def test_the_trial_servers_configuration_is_one_that_a_real_server_takes(render: Any, tmp_path: Path) -> None:
+    file = tmp_path / "nats.conf"
+    file.write_text(only(render(DEV), "ConfigMap", "trial-starling-nats")["data"]["nats.conf"])
+
+    check = [str(binary()), "-t", "-c", str(file)]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "max_file_store: 1TB" in file.read_text()
 
 
 def test_the_services_choose_no_pod_of_each_other(render: Any) -> None:
