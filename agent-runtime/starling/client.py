@@ -78,10 +78,23 @@ class Mesh:
         """Store one message for every agent that hears the topic; it is stored when this returns.
 
         id: a repeat of the same id by the same producer within the pool's dedupe window (30 s) counts once;
-        after that it is a new message. Raises MailboxFull, TooLarge, DecodeError, CallTimeout is never raised;
+        after that it is a new message. Raises MailboxFull, TooLarge, DecodeError, and
         TimeoutError after `timeout` seconds, when nobody can say.
         """
         type_name, body = encode(message)
+        return await self.publish_raw(topic, type_name, body, id=id, headers=headers, timeout=timeout)
+
+    async def publish_raw(
+        self,
+        topic: TopicId,
+        type_name: str,
+        body: bytes,
+        *,
+        id: str | None = None,  # noqa: A002
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> tuple[Accepted, ...]:
+        """As `publish`, for a message that is encoded already."""
         message_id = id if id is not None else self._new_id()
         futures = [
             self._put(target, type_name, body, message_id, headers, topic=topic, user_id=id)
@@ -101,6 +114,19 @@ class Mesh:
     ) -> Accepted:
         """Store one message for one agent; it is stored when this returns. Raises as `publish`, and UnknownAgentType."""
         type_name, body = encode(message)
+        return await self.send_raw(target, type_name, body, id=id, headers=headers, timeout=timeout)
+
+    async def send_raw(
+        self,
+        target: AgentId,
+        type_name: str,
+        body: bytes,
+        *,
+        id: str | None = None,  # noqa: A002
+        headers: Mapping[str, str] | None = None,
+        timeout: float = 30.0,
+    ) -> Accepted:
+        """As `send`, for a message that is encoded already."""
         message_id = id if id is not None else self._new_id()
         route = self._routes.current.target(target)
         future = self._put(route, type_name, body, message_id, headers, topic=None, user_id=id)
@@ -139,8 +165,20 @@ class Mesh:
     ) -> Any:
         """Call an agent and return its answer, which comes after its commit. Raises CallFailed and its kinds."""
         type_name, body = encode(message)
-        result_type, result = await self._calls.call(target, type_name, body, timeout=timeout, headers=headers or {})
+        result_type, result = await self.call_raw(target, type_name, body, timeout=timeout, headers=headers)
         return decode(result_type, result)
+
+    async def call_raw(
+        self,
+        target: AgentId,
+        type_name: str,
+        body: bytes,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[str, bytes]:
+        """As `call`, for a message that is encoded already; return type name and body of the answer."""
+        return await self._calls.call(target, type_name, body, timeout=timeout, headers=headers or {})
 
     def agent(self, cls: type[A], key: str) -> A:
         """Return a typed stand-in for an agent: `await mesh.agent(Airport, "EWR").report(Ask(), timeout=5.0)`."""

@@ -12,17 +12,23 @@ from typing import Any, Final
 
 from starling.core.ids import PodName, PoolName, ShardId
 from starling.core.routes import PoolRoute, Routes, SubscriptionRoute
-from starling.errors import Fenced, JournalLost, MeshError
+from starling.errors import Fenced, JournalLost, MeshError, SpecError
 from starling.provision import PoolStreams
 
 from starling_operator.adapters.mesh import MeshState
-from starling_operator.api import AgentPool, AgentScalingTarget, AgentSubscription
+from starling_operator.api import (
+    AgentPool,
+    AgentScalingTarget,
+    AgentSubscription,
+    DeletionPolicy,
+    Pause,
+    SignalType,
+)
 from starling_operator.plan import decide
 from starling_operator.plan.values import (
     ConditionWish,
     Memory,
     Move,
-    Pause,
     Plan,
     PodView,
     PoolSeen,
@@ -118,7 +124,7 @@ class Control:
         revision, current = await self._mesh.map(name)
         pods = await self._pods.observe(name)
         window = wish.rebalance.window if wish.rebalance else DEFAULT_WINDOW
-        loads = await self._loads.loads(pool.metadata.namespace, name, window)
+        loads = await self._loads.loads(pool.metadata.namespace or "default", name, window)
         views = []
         for pod in pods.pods if pods else ():
             pod_name = PodName(pod.name)
@@ -172,16 +178,16 @@ class Control:
         await self._pods.apply(
             PoolPodsSpec(
                 pool=wish.pool,
-                namespace=pool.metadata.namespace,
+                namespace=pool.metadata.namespace or "default",
                 replicas=replicas,
                 version=wish.version,
                 config=config,
                 code=code,
                 code_config_map=pool.spec.code.config_map if pool.spec.code else None,
-                image=pool.spec.image,
+                image=pool.spec.image or (pool.spec.code.image if pool.spec.code else None),
                 drain_seconds=pool.spec.drain_seconds,
-                template=pool.spec.template,
-                uid=pool.metadata.uid,
+                template=pool.spec.template or {},
+                uid=pool.metadata.uid or "",
                 resource_version=pods.resource_version if pods else "",
             )
         )
@@ -250,7 +256,7 @@ class Control:
         name = pool.metadata.name
         self._pools.pop(name, None)
         await self._pods.remove(name)
-        await self._mesh.remove(name, pool.spec.shards, data=pool.spec.deletion_policy == "Delete")
+        await self._mesh.remove(name, pool.spec.shards, data=pool.spec.deletion_policy is DeletionPolicy.DELETE)
 
     # -- routes
 
@@ -301,7 +307,7 @@ def streams_of(pool: AgentPool) -> PoolStreams:
         shards=spec.shards,
         replicas=spec.streams.replicas,
         mailbox_limit=spec.streams.mailbox_limit,
-        mailbox_bytes=spec.streams.max_bytes,
+        mailbox_bytes=spec.streams.mailbox_bytes,
     )
 
 
@@ -333,21 +339,21 @@ def wish_of(pool: AgentPool, target: AgentScalingTarget | None, version: str) ->
     scaling = rebalance = None
     if target is not None:
         spec = target.spec
-        lag = next((float(signal.target) for signal in spec.signals if signal.type == "LagPerPod"), None)
+        lag = next((signal.threshold for signal in spec.signals if signal.type is SignalType.LAG_PER_POD), None)
         scaling = ScalingPolicy(
             minimum=spec.min_replicas,
             maximum=spec.max_replicas,
             lag_per_pod=lag,
             stabilization=spec.behavior.stabilization_seconds,
-            step_up=spec.behavior.max_step_up,
-            step_down=spec.behavior.max_step_down,
+            step_up=spec.behavior.scale_up_limit,
+            step_down=spec.behavior.scale_down_limit,
             fallback=spec.fallback_replicas,
         )
         if spec.rebalance.enabled:
             rebalance = RebalancePolicy(
                 interval=spec.rebalance.interval_seconds,
                 tolerance=spec.rebalance.tolerance,
-                max_moves=spec.rebalance.max_moves,
+                max_moves=spec.rebalance.max_moves_per_round,
                 settle=spec.rebalance.settle_seconds,
                 window=spec.rebalance.window_seconds,
             )
@@ -364,12 +370,9 @@ def wish_of(pool: AgentPool, target: AgentScalingTarget | None, version: str) ->
 
 
 def paused(pool: AgentPool) -> frozenset[Pause]:
-    """Return the parts that people have stopped; unknown words stop nothing and are logged. Raises nothing."""
-    text = pool.metadata.annotations.get("starlingmesh.dev/pause", "")
-    parts = set()
-    for word in filter(None, (part.strip() for part in text.split(","))):
-        try:
-            parts.add(Pause(word))
-        except ValueError:
-            log.warning("unknown pause", extra={"pool": pool.metadata.name, "word": word})
-    return frozenset(parts)
+    """Return the parts that people have stopped; an annotation that cannot be read stops everything, to be safe."""
+    try:
+        return pool.metadata.pauses
+    except SpecError as error:
+        log.warning("unknown pause, everything is paused", extra={"pool": pool.metadata.name, "error": str(error)})
+        return frozenset({Pause.ALL})

@@ -1,0 +1,5 @@
+"""The `starling` command."""
+
+from starling.cli.app import main
+
+__all__ = ["main"]

@@ -65,7 +65,7 @@ class Ownership:
         self._members = members
         self._routes = routes
         self._calls = calls
-        self._drain_seconds = drain_seconds
+        self.drain_seconds = drain_seconds
         self._slots = {ShardId(n): _Slot(ShardId(n)) for n in range(settings.shards)}
         self.map = ShardMap(0)
         self._look = asyncio.Event()
@@ -241,7 +241,7 @@ class Ownership:
             mapped=self._members.presence(named) if named else Presence(),
             wanted_since=slot.wanted_since,
             present=self._members.present,
-            drain_seconds=self._drain_seconds,
+            drain_seconds=self.drain_seconds,
         )
 
     # -- one shard
@@ -301,8 +301,8 @@ class Ownership:
         Ends within drain_seconds plus the time of one hand-off.
         """
         self._draining = True
-        end = asyncio.get_running_loop().time() + self._drain_seconds
-        while (tasks := self._tasks()) and asyncio.get_running_loop().time() < end:
+        start = asyncio.get_running_loop().time()
+        while (tasks := self._tasks()) and asyncio.get_running_loop().time() < start + self.drain_seconds:
             await asyncio.wait(tasks, timeout=0.2)
         for slot in self._slots.values():
             if slot.running is not None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from starling.agent import AgentDefinition
 from starling.core import limits
@@ -105,8 +106,10 @@ class Worker:
             self.collector.taken(shard, running.stats)
         log.info("shard owned", extra={"shard": shard, "right": right.value})
 
-    def stop(self) -> None:
-        """Ask the worker to drain and end."""
+    def stop(self, *, at_once: bool = False) -> None:
+        """Ask the worker to drain and end; at_once: without waiting for the map to move its shards."""
+        if at_once:
+            self.ownership.drain_seconds = 0.0
         self._stop.set()
 
     @property
@@ -225,8 +228,8 @@ async def serve(environment: WorkerSettings) -> None:
         port = await health.open(environment.pod_ip, http_port)
         worker.members.describe(metrics=f"{environment.pod_ip}:{port}")
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, worker.stop)
+        loop.add_signal_handler(signal.SIGTERM, worker.stop)
+        loop.add_signal_handler(signal.SIGINT, partial(worker.stop, at_once=True))
         try:
             await worker.run()
         finally:

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -35,7 +35,7 @@ class _Pod:
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
     terminating: bool = False
-    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    ending: signal.Signals = signal.SIGTERM
 
 
 class LocalPods:
@@ -106,7 +106,9 @@ class LocalPods:
             await asyncio.wait(tasks, timeout=GRACE + 5)
 
     async def close(self) -> None:
-        """End everything: SIGTERM, then SIGKILL after the grace time."""
+        """End everything at once: SIGINT, on which workers release their shards, then SIGKILL after the grace time."""
+        for pod in (pod for running in self._pods.values() for pod in running.values()):
+            pod.ending = signal.SIGINT
         await asyncio.gather(*(self.remove(pool) for pool in list(self._pods)))
         if self._closing:
             await asyncio.wait(self._closing, timeout=GRACE + 5)
@@ -118,6 +120,11 @@ class LocalPods:
                 if entry.name == pod and entry.process is not None and entry.process.returncode is None:
                     return entry.process.pid
         return None
+
+    def processes_of(self, pool: str) -> dict[str, int]:
+        """Return the process ids of a pool's pods that run."""
+        running = self._pods.get(pool, {}).values()
+        return {pod.name: pid for pod in running if (pid := self.process_of(pod.name)) is not None}
 
     # -- one pod
 
@@ -137,7 +144,7 @@ class LocalPods:
         process = pod.process
         grace = pod.spec.drain_seconds + GRACE
         if process is not None and process.returncode is None:
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(pod.ending)
             try:
                 async with asyncio.timeout(grace):
                     await process.wait()

@@ -9,13 +9,13 @@ from typing import Final
 from starling.core.ids import PodName, ShardId
 from starling.core.membership import ShardMap
 
+from starling_operator.api.names import Pause
 from starling_operator.plan.placement import Weights, imbalance, place, rebalance
 from starling_operator.plan.scaling import desired_replicas
 from starling_operator.plan.values import (
     ConditionWish,
     Memory,
     Move,
-    Pause,
     Plan,
     PodView,
     PoolSeen,
@@ -122,7 +122,7 @@ def _usable(wish: PoolWish, seen: PoolSeen, desired: int, leaving: Sequence[PodV
         if not lost and (pod.is_ready or pod.name in named):
             usable.append(pod.name)
     if not usable and not any(pod.member is not None for pod in seen.pods):
-        return [pod for pod in sorted(named)]  # nobody is there to take: the map stays as it is
+        return sorted(named)  # nobody is there to take: the map stays as it is
     return usable
 
 

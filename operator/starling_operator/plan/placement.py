@@ -16,6 +16,8 @@ from starling_operator.plan.values import Move
 
 WORTH: Final = 0.05
 """A move must lower the larger of both pods' loads by this share of the mean at least."""
+IDLE: Final = 0.05
+"""Below this load of the most loaded pod, in busy seconds a second, nothing is worth moving."""
 BASE: Final = 0.05
 """Weight of a shard beside its load, as a share of the mean load of a shard: so that counts matter too."""
 
@@ -157,7 +159,7 @@ def rebalance(
     weights = Weights(busy)
     while len(moves) < most:
         heavy = max(loads, key=lambda pod: (loads[pod], pod))
-        if loads[heavy] <= (1 + tolerance) * mean:
+        if loads[heavy] <= max((1 + tolerance) * mean, IDLE):
             break
         best = _best(heavy, placed, loads, busy, moved, WORTH * mean)
         if best is None:

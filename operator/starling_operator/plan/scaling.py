@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from starling_operator.plan.values import Memory, Pause, PoolSeen, PoolWish, ShardLoads
+from starling_operator.api.names import Pause
+from starling_operator.plan.values import Memory, PoolSeen, PoolWish, ShardLoads
 
 
 def desired_replicas(wish: PoolWish, seen: PoolSeen, memory: Memory, now: float) -> tuple[int, Memory]:

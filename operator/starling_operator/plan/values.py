@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from starling.core import limits
 from starling.core.ids import PodName, ShardId
 from starling.core.membership import Member, ShardMap
 
-
-class Pause(StrEnum):
-    """Parts of the loop that people can stop with an annotation."""
-
-    ALL = "all"
-    SCALE_IN = "scale-in"
-    SCALE_OUT = "scale-out"
-    MOVES = "moves"
+from starling_operator.api.names import Pause
 
 
 @dataclass(frozen=True, slots=True)

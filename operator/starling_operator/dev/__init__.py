@@ -1,0 +1,1 @@
+"""`starling dev`: the control loop over manifests in a folder, workers as local processes, an embedded NATS server."""

@@ -1,0 +1,126 @@
+"""Manifests in a folder: read as the API server would take them, and read again when they change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from starling.errors import SpecError
+
+from starling_operator.api import (
+    GROUP,
+    AgentPool,
+    AgentScalingTarget,
+    AgentSubscription,
+    Resource,
+    check_change,
+    parse,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifests:
+    """The objects of a folder. config_maps: name to file name to text."""
+
+    pools: Mapping[str, AgentPool] = field(default_factory=dict)
+    subscriptions: Mapping[str, AgentSubscription] = field(default_factory=dict)
+    targets: Mapping[str, AgentScalingTarget] = field(default_factory=dict)
+    """By the pool that they speak of."""
+    config_maps: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    def code_of(self, pool: AgentPool) -> Mapping[str, str]:
+        """Return the pool's code files. Raises SpecError."""
+        if pool.spec.code is None:
+            return {}
+        name = pool.spec.code.config_map
+        if name not in self.config_maps:
+            raise SpecError(f"AgentPool {pool.metadata.name}: spec.code.configMap", f"there is no ConfigMap {name!r}")
+        return self.config_maps[name]
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The manifest files of a folder, or the file itself. Raises SpecError when there is none."""
+    if folder.is_file():
+        return [folder]
+    files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    if not files:
+        raise SpecError("-f", f"{folder} has no .yaml files")
+    return files
+
+
+def stamp(folder: Path) -> tuple[tuple[str, int], ...]:
+    """A value that changes when a manifest, or code beside it, does."""
+    if folder.is_file():
+        return ((str(folder), folder.stat().st_mtime_ns),)
+    watched = (path for pattern in ("*.yaml", "*.yml", "*.py") for path in folder.glob(pattern))
+    return tuple(sorted((str(path), path.stat().st_mtime_ns) for path in watched))
+
+
+def read(folder: Path, before: Manifests | None = None) -> Manifests:
+    """Read all manifests. before: what was read last, for rules on changes. Raises SpecError naming file and field."""
+    pools: dict[str, AgentPool] = {}
+    subscriptions: dict[str, AgentSubscription] = {}
+    targets: dict[str, AgentScalingTarget] = {}
+    config_maps: dict[str, Mapping[str, str]] = {}
+    for path in files_of(folder):
+        for document in _documents(path):
+            kind, name = document.get("kind"), str((document.get("metadata") or {}).get("name", ""))
+            try:
+                if kind == "ConfigMap":
+                    config_maps[name] = {key: str(text) for key, text in (document.get("data") or {}).items()}
+                elif kind == "Kustomization":
+                    config_maps.update(_generated(path, document))
+                elif str(document.get("apiVersion", "")).startswith(f"{GROUP}/"):
+                    made = parse(document, refuse_unknown=True)
+                    if (old := _old(before, str(kind), name)) is not None:
+                        check_change(made, old)
+                    match made:
+                        case AgentPool():
+                            pools[name] = made
+                        case AgentSubscription():
+                            subscriptions[name] = made
+                        case AgentScalingTarget():
+                            targets[made.spec.pool_ref.name] = made
+            except SpecError as error:
+                raise SpecError(f"{path.name}: {kind} {name}: {error.field}", error.problem) from None
+    return Manifests(pools, subscriptions, targets, config_maps)
+
+
+def _documents(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        for document in yaml.safe_load_all(path.read_text()):
+            if isinstance(document, dict):
+                yield document
+            elif document is not None:
+                raise SpecError(path.name, "holds a document that is no object")
+    except yaml.YAMLError as error:
+        raise SpecError(path.name, f"is no YAML: {error}") from error
+
+
+def _generated(path: Path, document: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+    """The ConfigMaps that a kustomization makes from files."""
+    made: dict[str, Mapping[str, str]] = {}
+    for index, generator in enumerate(document.get("configMapGenerator") or ()):
+        data: dict[str, str] = {}
+        for entry in generator.get("files") or ():
+            key, equals, source = str(entry).partition("=")
+            file = path.parent / (source if equals else key)
+            try:
+                data[key if equals else file.name] = file.read_text()
+            except OSError as error:
+                raise SpecError(
+                    f"configMapGenerator[{index}].files", f"cannot read {entry}: {error.strerror}"
+                ) from error
+        made[str(generator.get("name", ""))] = data
+    return made
+
+
+def _old(before: Manifests | None, kind: str, name: str) -> Resource | None:
+    if before is None:
+        return None
+    if kind == "AgentPool":
+        return before.pools.get(name)
+    return before.subscriptions.get(name) if kind == "AgentSubscription" else None
