@@ -7,7 +7,7 @@ from dataclasses import dataclass
 # Samples of the workers: Prometheus names their namespace and pod.
 WORKERS = 'namespace=~"$namespace", pool=~"$pool"'
 FAILED = f'{WORKERS}, result!="ok"'
-# The operator names the pool only; `namespace` would be its own.
+# What is called `namespace` in the operator's samples depends on how it is scraped: the pool's, or its own.
 OPERATOR = 'pool=~"$pool"'
 # What happened nowhere is shown as 0, not as an empty panel.
 ZERO = "or on() vector(0)"
@@ -162,7 +162,7 @@ MOVES = Row(
         ),
         Panel(
             "Moves refused",
-            "Moves that were planned and not carried out, between two points of the graph.",
+            "Map writes that somebody else had overtaken, between two points of the graph; the next round plans anew.",
             "short",
             (Query("sum(increase(starling_operator_moves_refused_total[$__rate_interval])) or vector(0)", "refused"),),
         ),
@@ -237,9 +237,13 @@ CONTROL = Row(
         ),
         Panel(
             "Reconciles",
-            "Passes over an object in a second.",
+            "Passes over an object in a second, by result.",
             "ops",
-            (Query("sum(rate(starling_operator_reconcile_seconds_count[$__rate_interval]))", "reconciles"),),
+            (
+                Query(
+                    "sum by (result) (rate(starling_operator_reconcile_seconds_count[$__rate_interval]))", "{{result}}"
+                ),
+            ),
         ),
         Panel(
             "Age of the loads",

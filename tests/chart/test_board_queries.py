@@ -60,8 +60,9 @@ def exposition(count: int) -> str:
     lines += [line for name in SILENT for line in (f"# HELP {name} So far none.", f"# TYPE {name} counter")]
     for name, labels in GAUGES.items():
         lines += [f"# TYPE {name} gauge", f"{name}{{{labels}}} 1"]
-    lines += [f"# TYPE {HISTOGRAM} histogram", f'{HISTOGRAM}_bucket{{le="0.1"}} {count}']
-    lines += [f'{HISTOGRAM}_bucket{{le="+Inf"}} {count}', f"{HISTOGRAM}_sum {count}", f"{HISTOGRAM}_count {count}"]
+    lines += [f"# TYPE {HISTOGRAM} histogram", f'{HISTOGRAM}_bucket{{result="ok",le="0.1"}} {count}']
+    lines += [f'{HISTOGRAM}_bucket{{result="ok",le="+Inf"}} {count}']
+    lines += [f'{HISTOGRAM}_{what}{{result="ok"}} {count}' for what in ("sum", "count")]
     return "\n".join(lines) + "\n"
 
 

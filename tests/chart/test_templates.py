@@ -67,7 +67,6 @@ RIGHTS = {
     ("policy", "poddisruptionbudgets"): OWNED,
     ("", "pods"): {"get", "list", "watch", "delete"},
     ("", "events"): {"create", "patch"},
-    ("events.k8s.io", "events"): {"create", "patch"},
 }
 NODES = {("", "nodes"): READ}
 DEFINITIONS = {("apiextensions.k8s.io", "customresourcedefinitions"): {"list", "watch"}}
@@ -229,9 +228,19 @@ def test_the_operator_gets_its_settings_by_environment(render: Any) -> None:
         "STARLING_WATCH_NAMESPACES": "one,two",
         "STARLING_WORKER_IMAGE": image,
         "STARLING_LOG_FORMAT": "json",
+        "STARLING_LOG_LEVEL": "INFO",
         "STARLING_HTTP_PORT": "8080",
     }
     assert len(environment) == len(container["env"])
+
+
+def test_variables_of_the_user_come_after_those_of_the_chart(render: Any) -> None:
+    more = [{"name": "STARLING_WORKER_NATS_URL", "value": "nats://edge:4222"}]
+    container = only(render({**URL, "extraEnv": more}), "Deployment")["spec"]["template"]["spec"]["containers"][0]
+
+    assert container["env"][-1] == more[0]
+    with pytest.raises(render.failure, match="extraEnv"):
+        render({**URL, "extraEnv": [{"value": "without a name"}]})
 
 
 def test_annotations_of_the_user_win_over_those_of_the_chart(render: Any) -> None:
@@ -377,6 +386,8 @@ def test_pod_monitors_choose_workers_and_operator(render: Any) -> None:
     assert workers["namespaceSelector"] == {"matchNames": ["one"]}
     assert workers["podMetricsEndpoints"] == [{"port": "http", "path": "/metrics", "interval": "5s"}]
     assert operator["selector"]["matchLabels"].items() <= labels.items()
+    # The operator's samples name the namespace of the pool; the pod's own must not push it aside.
+    assert operator["podMetricsEndpoints"][0]["honorLabels"] is True
 
 
 def test_nothing_secret_is_rendered(render: Any) -> None:
