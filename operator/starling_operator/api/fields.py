@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from decimal import Decimal
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import Field, ValidationError, WrapValidator
+from pydantic import BeforeValidator, Field, ValidationError, WrapValidator
 from pydantic_core import PydanticCustomError
 from starling.core import limits
 
@@ -71,16 +71,14 @@ def _or_say(problem: str) -> WrapValidator:
     return WrapValidator(check)
 
 
-def _positive(pattern: str) -> Any:
-    return Annotated[int, Field(ge=1, le=2**53)] | Annotated[str, Field(pattern=pattern, max_length=20)]
-
+_PositiveInt = Annotated[int, Field(ge=1, le=2**53)]
 
 SizeQuantity = Annotated[
-    _positive(SIZE_PATTERN),
+    _PositiveInt | Annotated[str, Field(pattern=SIZE_PATTERN, max_length=20)],
     _or_say("must be a size above 0: bytes such as 1048576, or a whole number with Ki, Mi, Gi or Ti such as 1Gi"),
 ]
 NumberQuantity = Annotated[
-    _positive(NUMBER_PATTERN),
+    _PositiveInt | Annotated[str, Field(pattern=NUMBER_PATTERN, max_length=20)],
     _or_say("must be a number above 0 such as 500, '0.8' (in quotes), 800m or 2k"),
 ]
 
@@ -101,6 +99,15 @@ def number(quantity: int | str) -> float:
     if unit in NUMBER_UNITS:
         return float(Decimal(quantity.removesuffix(unit)) * NUMBER_UNITS[unit])
     return float(quantity)
+
+
+def _not_boolean(value: Any) -> Any:
+    if isinstance(value, bool):  # for Python True is 1
+        raise PydanticCustomError("quantity", "{problem}", {"problem": "must be 1, 3 or 5"})
+    return value
+
+
+StreamReplicas = Annotated[Literal[1, 3, 5], BeforeValidator(_not_boolean)]
 
 
 def list_map(key: str) -> Json:

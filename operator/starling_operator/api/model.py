@@ -70,7 +70,8 @@ class Model(BaseModel):
 
 def cel_rules(model: type[Model]) -> list[Json]:
     """Return the model's rules as `x-kubernetes-validations`."""
+    every: tuple[Rule | ChangeRule, ...] = (*model.rules, *model.change_rules)
     return [
         {"rule": rule.cel, "message": rule.message, "fieldPath": rule.field, "reason": "FieldValueInvalid"}
-        for rule in (*model.rules, *model.change_rules)
+        for rule in every
     ]

@@ -7,7 +7,7 @@ from typing import Final
 
 GROUP: Final = "starlingmesh.dev"
 VERSION: Final = "v1alpha1"
-API_VERSION: Final = f"{GROUP}/{VERSION}"
+API_VERSION: Final = "starlingmesh.dev/v1alpha1"
 CATEGORY: Final = "starling"
 
 POOL_LABEL: Final = f"{GROUP}/pool"

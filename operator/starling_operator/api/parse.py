@@ -78,7 +78,7 @@ def _validated(model: type[M], text: str) -> M:
 
 def _refuse_unknown(model: type[Resource], obj: Mapping[str, Any]) -> None:
     known = {str(field.alias) for field in model.model_fields.values()}
-    if extra := sorted(set(obj) - known):
+    if extra := sorted({str(key) for key in obj} - known):
         raise SpecError(extra[0], f"is not a field of {model.resource_kind.name}; remove it")
     spec: Any = model.model_fields["spec"].annotation
     try:
@@ -93,7 +93,7 @@ def _without_nulls(value: Any) -> Any:
     """Drop object fields that are null, as the API server does; free-form parts stay as they are."""
     if isinstance(value, Mapping):
         return {
-            key: _plain(item) if key == "template" else _without_nulls(item)
+            str(key): _plain(item) if key == "template" else _without_nulls(item)
             for key, item in value.items()
             if item is not None
         }
@@ -104,7 +104,7 @@ def _without_nulls(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -116,7 +116,7 @@ def spec_error(error: ValidationError, prefix: str = "") -> SpecError:
         path += f"[{part}]" if isinstance(part, int) else f".{part}"
     if first["type"] == RULE_BROKEN:
         path += first["ctx"]["field"]
-    return SpecError(path.lstrip("."), _problem(first))
+    return SpecError(path.lstrip(".") or "object", _problem(first))
 
 
 def _problem(error: ErrorDetails) -> str:

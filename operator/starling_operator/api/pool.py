@@ -24,6 +24,7 @@ from starling_operator.api.fields import (
     Serial,
     SizeQuantity,
     SomeSeconds,
+    StreamReplicas,
     Timestamp,
     distinct,
     list_map,
@@ -89,7 +90,7 @@ class AgentSpec(Model):
 class Streams(Model):
     """The pool's streams on JetStream."""
 
-    replicas: Literal[1, 3, 5] = 1
+    replicas: StreamReplicas = 1
     """Copies of each stream, on as many servers."""
     mailbox_limit: Annotated[int, Field(ge=1, le=10_000_000)] = limits.MAILBOX_LIMIT
     """Messages that may wait in one lane of a shard; after that senders are refused."""
