@@ -34,8 +34,8 @@ def server(control_plane: Cluster) -> Cluster:
     control_plane.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(ROOT / "crds"))
     names = [f"crd/{plural}.{GROUP}" for plural in PLURALS.values()]
     control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *names)
-    for plural in PLURALS.values():
-        wait_until(f"{plural} are served", lambda: control_plane.api.find(f"/apis/{GROUP}/{VERSION}/{plural}"))
+    paths = [f"/apis/{GROUP}/{VERSION}/{plural}" for plural in PLURALS.values()]
+    wait_until("the kinds are served", lambda: all(control_plane.api.find(path) for path in paths))
     return control_plane
 
 

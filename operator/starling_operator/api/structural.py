@@ -1,6 +1,6 @@
 """From pydantic's JSON schema to the structural schema that Kubernetes wants.
 
-What Kubernetes has no form for, and what has no bound, is an error when the definitions are generated, not in a cluster.
+What Kubernetes has no form for, and what has no bound, is an error when the definitions are generated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from starling.errors import SpecError
 
 from starling_operator.api.model import Json, Model
 
-KEPT: Final = (
+KEPT: Final[tuple[str, ...]] = (
     *("description", "type", "format", "nullable", "default", "enum", "minimum", "exclusiveMinimum", "maximum"),
     *("exclusiveMaximum", "multipleOf", "pattern", "minLength", "maxLength", "minItems", "maxItems"),
     *("minProperties", "maxProperties", "required", "properties", "additionalProperties", "items"),
