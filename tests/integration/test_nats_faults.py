@@ -133,6 +133,20 @@ async def test_publishes_in_flight_all_get_an_answer_that_is_true(
     assert info.last_sequence >= len(sequences)
 
 
+async def test_a_question_under_way_ends_when_the_connection_is_cut(
+    private_nats: EmbeddedServer, store: NatsStore
+) -> None:
+    private_nats.pause()
+    asking = asyncio.ensure_future(store.stream_info("s"))
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await private_nats.kill()
+    with pytest.raises(Unreachable):
+        await asking
+    assert loop.time() - started < limits.STORE_TIMEOUT / 2
+
+
 async def test_a_reader_goes_on_where_it_was_over_restarts(private_nats: EmbeddedServer, store: NatsStore) -> None:
     reader = await store.reader("s", "s.a", after=0)
     got: list[int] = []

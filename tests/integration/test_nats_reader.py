@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -76,6 +78,7 @@ async def test_what_the_server_has_sent_never_exceeds_the_room(store: NatsStore)
         for room in (40, 50, 50, 60, 100):
             before = taken
             taken += len(await reader.read(room, 1 << 20))
+            await _until(partial(_nothing_asked, store))
             assert await _sent(store) <= before + room
         assert taken > 10
     await reader.close()
@@ -92,6 +95,46 @@ async def test_what_the_server_has_sent_never_exceeds_the_room_in_bytes(store: N
             taken += len(await reader.read(50, 5000))
             assert await _sent(store) <= before + 5
     await reader.close()
+
+
+async def test_a_message_lost_on_the_way_comes_all_the_same(private_nats: EmbeddedServer) -> None:
+    lost: list[bytes] = []
+
+    def lose_one(data: bytes) -> bytes:
+        found = re.search(rb"MSG s\.a [^\r]*\r\n5\r\n", data)
+        if found is None or lost:
+            return data
+        lost.append(found[0])
+        return data.replace(found[0], b"")
+
+    proxy = await asyncio.start_server(partial(_pass_on, private_nats.port, lose_one), "127.0.0.1", 0)
+    store = await connect(f"nats://127.0.0.1:{proxy.sockets[0].getsockname()[1]}", name="test")
+    await store.ensure_stream(StreamSpec(name="s", subjects=("s.>",)))
+    reader = await store.reader("s", "s.a", after=0)
+    reading = asyncio.ensure_future(_read(reader, until=9))
+    for number in range(10):
+        await _put(store, "s.a", str(number).encode())
+    async with asyncio.timeout(2.0):  # before the next heartbeat could tell
+        assert await reading == list(range(10))
+    assert lost
+    await reader.close()
+    await store.close()
+    proxy.close()
+
+
+async def _pass_on(
+    port: int, change: Callable[[bytes], bytes], reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Pass bytes to a server and back, changing what comes back."""
+    there, here = await asyncio.open_connection("127.0.0.1", port)
+
+    async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter, edit: Callable[[bytes], bytes]) -> None:
+        while data := await source.read(1 << 16):
+            target.write(edit(data))
+            await target.drain()
+        target.close()
+
+    await asyncio.gather(pump(reader, here, lambda data: data), pump(there, writer, change), return_exceptions=True)
 
 
 async def test_closed_readers_leave_no_consumer_behind(store: NatsStore) -> None:
@@ -146,6 +189,11 @@ async def test_a_reader_whose_consumer_falls_silent_makes_another(
     await _put(store, "s.a", b"0")
     assert await reading == [0]
     await reader.close()
+
+
+async def _nothing_asked(store: NatsStore) -> bool:
+    (consumer,) = await _consumers(store)
+    return not consumer["num_waiting"]
 
 
 async def _sent(store: NatsStore) -> int:
