@@ -103,7 +103,7 @@ class Streams:
         if existing is None:
             try:
                 kept = await self._requests.api(f"STREAM.CREATE.{name}", wanted)
-                _check(kept["config"], wanted)
+                check_kept(kept["config"], wanted)
                 return True
             except ApiError as error:
                 if error.code != wire.STREAM_NAME_IN_USE:
@@ -119,7 +119,7 @@ class Streams:
             kept = await self._requests.api(f"STREAM.UPDATE.{name}", wanted)
         except ApiError as error:
             raise _translated(name, error) from error
-        _check(kept["config"], wanted)
+        check_kept(kept["config"], wanted)
         return False
 
 
@@ -175,7 +175,8 @@ def _differences(config: dict[str, Any], wanted: dict[str, Any]) -> dict[str, An
     }
 
 
-def _check(config: dict[str, Any], wanted: dict[str, Any]) -> None:
+def check_kept(config: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise SpecError when the server did not keep what was asked for, as older ones drop what they do not know."""
     for field, kept in _differences(config, wanted).items():
         raise SpecError(
             f"stream {wanted['name']}.{field}",
