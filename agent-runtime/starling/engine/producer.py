@@ -37,6 +37,7 @@ class _Waiting(NamedTuple):
     packed: bytes
     message_id: str
     future: asyncio.Future[Accepted]
+    patient: bool
 
 
 class _Lane:
@@ -57,12 +58,18 @@ class Producer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def put(
-        self, target: Target, envelope: Envelope, *, user_id: str | None, lane: Lane = Lane.NORMAL
+        self,
+        target: Target,
+        envelope: Envelope,
+        *,
+        user_id: str | None,
+        lane: Lane = Lane.NORMAL,
+        patient: bool = False,
     ) -> asyncio.Future[Accepted]:
         """Queue one envelope behind those to the same shard; the future ends when it is stored.
 
-        user_id: makes a repeat within the dedupe window count once. The future raises MailboxFull, UnknownPool,
-        TooLarge. Bound the wait: while the store is away it goes on.
+        user_id: makes a repeat within the dedupe window count once. patient: while the mailbox is full it waits for
+        room, and what is behind it waits too. The future raises MailboxFull, UnknownPool, TooLarge. Bound the wait: while the store is away it goes on.
         """
         key = (target.pool.pool, target.shard, lane)
         entry = self._lanes.get(key)
@@ -70,7 +77,7 @@ class Producer:
             entry = self._lanes[key] = _Lane()
         future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         message_id = "" if user_id is None else self._unique(envelope, user_id)
-        entry.waiting.append(_Waiting(envelope.pack(), message_id, future))
+        entry.waiting.append(_Waiting(envelope.pack(), message_id, future, patient))
         if entry.task is None:
             entry.task = asyncio.get_running_loop().create_task(self._drain(key, entry), name=f"produce to {key}")
             self._tasks.add(entry.task)
@@ -104,6 +111,8 @@ class Producer:
                 continue
             if batch and (head.message_id or size_bytes + len(head.packed) > FRAME_BYTES):
                 break
+            if batch and head.patient != batch[0].patient:
+                break
             batch.append(waiting.popleft())
             size_bytes += len(head.packed)
             if head.message_id:
@@ -126,7 +135,7 @@ class Producer:
                     if not item.future.done():
                         item.future.set_result(accepted)
                 return
-            if isinstance(answer, Refused) and answer.why != "conflict":
+            if isinstance(answer, Refused) and not _is_passing(answer, batch[0].patient):
                 for item in batch:
                     if not item.future.done():
                         item.future.set_exception(_refusal(subject, answer))
@@ -149,6 +158,10 @@ def msgid_text(producer: str, topic: str, target: str, user_id: str) -> bytes:
     """Return the text whose hash is the message id; lengths in front keep different ids apart."""
     parts = (producer, topic, target, user_id)
     return b"".join(b"%d:%s," % (len(part.encode()), part.encode()) for part in parts)
+
+
+def _is_passing(answer: Refused, patient: bool) -> bool:
+    return answer.why == "conflict" or (patient and answer.why == "full")
 
 
 def _refusal(subject: str, answer: Refused) -> Exception:
