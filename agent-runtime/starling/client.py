@@ -146,7 +146,7 @@ class Mesh:
         headers: Mapping[str, str] | None = None,
         timeout: float = 30.0,
     ) -> Accepted:
-        """Store one message for one agent; it is stored when this returns. Raises as `publish`, and UnknownAgentType."""
+        """Store one message for one agent; stored when this returns. Raises as `publish`, and UnknownAgentType."""
         type_name, body = encode(message)
         return await self.send_raw(target, type_name, body, id=id, headers=headers, timeout=timeout)
 
@@ -236,7 +236,7 @@ async def connect(
 
     store = await connect_store(url, name=name or "client")
     try:
-        client = Mesh(store, mesh, name=name, chance=random.Random())
+        client = Mesh(store, mesh, name=name, chance=random.Random())  # noqa: S311 - names, not secrets
         await client.open()
         try:
             yield client

@@ -69,7 +69,8 @@ class Producer:
         """Queue one envelope behind those to the same shard; the future ends when it is stored.
 
         user_id: makes a repeat within the dedupe window count once. patient: while the mailbox is full it waits for
-        room, and what is behind it waits too. The future raises MailboxFull, UnknownPool, TooLarge. Bound the wait: while the store is away it goes on.
+        room, and what is behind it waits too. The future raises MailboxFull, UnknownPool, TooLarge. Bound the wait:
+        while the store is away it goes on.
         """
         key = (target.pool.pool, target.shard, lane)
         entry = self._lanes.get(key)
