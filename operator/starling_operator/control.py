@@ -263,7 +263,7 @@ class Control:
     async def route(
         self, pools: Sequence[AgentPool], subscriptions: Sequence[AgentSubscription]
     ) -> dict[tuple[str, str], ConditionWish]:
-        """Compile pools and subscriptions into the route table; return a condition by (kind, name). Raises MeshError."""
+        """Compile pools and subscriptions into the route table; return (kind, name) to condition. Raises MeshError."""
         over, current = await self._mesh.routes()
         said: dict[tuple[str, str], ConditionWish] = {}
         table: dict[PoolName, PoolRoute] = {}

@@ -55,30 +55,37 @@ def registry(world: World, *, scanning: bool) -> kopf.OperatorRegistry:
         _watch(made, world, plural, kind)
 
     @kopf.on.event("apps", "v1", "statefulsets", labels={POOL_LABEL: kopf.PRESENT}, registry=made)
-    async def stateful_set_seen(namespace: str, labels: Any, **_: Any) -> None:
-        world.wake(namespace, labels[POOL_LABEL])
+    async def stateful_set_seen(namespace: str | None, labels: Any, **_: Any) -> None:
+        world.wake(_known(namespace), labels[POOL_LABEL])
 
     @kopf.on.event("v1", "pods", labels={POOL_LABEL: kopf.PRESENT}, registry=made)
-    async def pod_seen(namespace: str, labels: Any, **_: Any) -> None:
-        world.wake(namespace, labels[POOL_LABEL])
+    async def pod_seen(namespace: str | None, labels: Any, **_: Any) -> None:
+        world.wake(_known(namespace), labels[POOL_LABEL])
 
     @kopf.daemon(GROUP, "agentpools", cancellation_backoff=10, cancellation_timeout=10, registry=made)
-    async def pool_loop(namespace: str, name: str, body: Any, stopped: Any, **_: Any) -> None:
-        wake = world.event(namespace, name)
+    async def pool_loop(namespace: str | None, name: str, body: Any, stopped: Any, **_: Any) -> None:
+        place = _known(namespace)
+        wake = world.event(place, name)
         while not stopped:
             wake.clear()
-            delay = await world.look(namespace, name)
+            delay = await world.look(place, name)
             await _first(wake.wait(), stopped.wait(delay), timeout=delay)
         if stopped.reason is not None and kopf.DaemonStoppingReason.RESOURCE_DELETED in stopped.reason:
-            await _removed(world, namespace, name, dict(body))
+            await _removed(world, place, name, dict(body))
 
     return made
 
 
 def _watch(made: kopf.OperatorRegistry, world: World, plural: str, kind: str) -> None:
     @kopf.on.event(GROUP, plural, id=f"{plural}_seen", registry=made)
-    async def seen(namespace: str, name: str, body: Any, type: str | None, **_: Any) -> None:  # noqa: A002
-        world.seen(kind, namespace, name, None if type == "DELETED" else dict(body))
+    async def seen(namespace: str | None, name: str, body: Any, type: str | None, **_: Any) -> None:  # noqa: A002
+        world.seen(kind, _known(namespace), name, None if type == "DELETED" else dict(body))
+
+
+def _known(namespace: str | None) -> str:
+    """Our kinds, and what we watch of others, all live in a namespace."""
+    assert namespace is not None
+    return namespace
 
 
 async def _removed(world: World, namespace: str, name: str, body: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ class StatusWriter:
         self._written: dict[str, Json] = {}
 
     async def write(self, kind: str, namespace: str, name: str, status: Json) -> None:
-        """Write the status if it differs from what was written last. Raises MeshError but for an object that is gone."""
+        """Write the status if it differs from the last one; an object that is gone is let be. Raises MeshError."""
         key = f"{kind}/{namespace}/{name}"
         if self._written.get(key) == status:
             return

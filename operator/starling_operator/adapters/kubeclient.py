@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol, cast
 
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
@@ -27,20 +27,31 @@ class NotFound(RetryLater):
     """There is no such object (any more)."""
 
 
+class _Api(Protocol):
+    """What we use of the library's ApiClient, whose own types differ from version to version."""
+
+    def param_serialize(self, method: str, resource_path: str, **options: Any) -> tuple[Any, ...]: ...
+
+    async def call_api(self, *parts: Any, _request_timeout: float) -> Any: ...
+
+    async def close(self) -> None: ...
+
+
 class KubeClient:
     """The API server. Every request has a time limit; Unreachable, Conflict, NotFound, SpecError come out of it."""
 
-    def __init__(self, api: client.ApiClient) -> None:
+    def __init__(self, api: _Api) -> None:
         self._api = api
 
     @classmethod
     async def connect(cls) -> KubeClient:
         """Use the pod's service account, else the kubeconfig (KUBECONFIG or the usual place)."""
+        untyped = cast(Any, config)
         if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
-            config.load_incluster_config()
+            untyped.load_incluster_config()
         else:
-            await config.load_kube_config()
-        return cls(client.ApiClient())
+            await untyped.load_kube_config()
+        return cls(cast(_Api, client.ApiClient()))
 
     async def close(self) -> None:
         await self._api.close()

@@ -36,7 +36,7 @@ class Lease:
 
     async def acquire(self) -> None:
         """Wait until we hold it."""
-        while not await self._try():
+        while not await self._try():  # noqa: ASYNC110 - a look at the outside
             await asyncio.sleep(RETRY)
         log.info("leading", extra={"identity": self._identity})
 

@@ -160,7 +160,7 @@ class LocalPods:
         """Run the process, again and again, with a pause that grows while it keeps dying."""
         loop = asyncio.get_running_loop()
         pause = 0.0
-        while not pod.terminating:
+        while True:
             started = loop.time()
             await self._run(pod)
             if pod.terminating:
