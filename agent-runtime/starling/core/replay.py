@@ -38,7 +38,7 @@ class Replay:
         self.replies: tuple[ReplyRecord, ...] = ()
 
     def apply(self, sequence: int, record: Record) -> None:
-        """Add the next record of the journal. Raises JournalLost when a snapshot refers to what is not there."""
+        """Add the next record of the journal."""
         if record.previous != self.last:
             self._forget()
         self.last = sequence
@@ -74,19 +74,14 @@ class Replay:
         self.incarnation = record.incarnation
         self.floors, self.done = dict(record.floors), dict(record.done)
         self.seen, self.counters = dict(record.seen), dict(record.counters)
-        try:
-            self.frames = {ref: self.frames[ref] for ref in record.frame_refs}
-            self.overlay = {ref.key: self._version(ref.sequence, ref.key) for ref in record.cell_refs}
-        except KeyError as error:
-            raise JournalLost(
-                f"the snapshot at {sequence} refers to {error}, which the journal no longer has"
-            ) from None
-
-    def _version(self, sequence: int, key: str) -> tuple[int, Cell]:
-        found = self.overlay[key]
-        if found[0] != sequence:
-            raise KeyError(key, sequence)
-        return found
+        # What a reference speaks of may be purged by now, but only once it was confirmed, or in the table, or superseded.
+        self.frames = {ref: self.frames[ref] for ref in record.frame_refs if ref in self.frames}
+        found = {ref.key: self.overlay.get(ref.key) for ref in record.cell_refs}
+        self.overlay = {
+            ref.key: version
+            for ref in record.cell_refs
+            if (version := found[ref.key]) is not None and version[0] == ref.sequence
+        }
 
     def check(self, incarnation: str) -> None:
         """Raise JournalLost unless the shard's state is known and is of this incarnation of the pool."""
