@@ -236,7 +236,7 @@ async def connect(
 
     store = await connect_store(url, name=name or "client")
     try:
-        client = Mesh(store, mesh, name=name, chance=random.Random())  # noqa: S311 - names, not secrets
+        client = Mesh(store, mesh, name=name, chance=random.Random())
         await client.open()
         try:
             yield client

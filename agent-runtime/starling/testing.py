@@ -227,7 +227,7 @@ async def mesh(
     subscriptions: topic type to the agent class, or classes, that hear it. pods: processes a pool, as tasks.
     Raises SpecError; errors of the pods come out at the end.
     """
-    chance = random.Random(seed)  # noqa: S311 - the same test runs the same way
+    chance = random.Random(seed)
     clock = _Clock()
     server = MemoryServer()
     store = server.connect("test")

@@ -170,7 +170,7 @@ def _messages(
 async def _hold_back(hold: Hold) -> float:
     loop = asyncio.get_running_loop()
     started = loop.time()
-    while not await hold.seen() and loop.time() - started < hold.seconds:  # noqa: ASYNC110 - a look at the outside
+    while not await hold.seen() and loop.time() - started < hold.seconds:
         await asyncio.sleep(LOOK)
     return loop.time() - started
 

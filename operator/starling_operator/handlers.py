@@ -26,9 +26,9 @@ class Backoff:
 
     def __iter__(self) -> Iterator[float]:
         for delay in (0.5, 1.0, 2.0, 4.0, 8.0):
-            yield delay * random.uniform(0.7, 1.3)  # noqa: S311
+            yield delay * random.uniform(0.7, 1.3)
         while True:
-            yield 15.0 * random.uniform(0.7, 1.3)  # noqa: S311
+            yield 15.0 * random.uniform(0.7, 1.3)
 
 
 def registry(world: World, *, scanning: bool) -> kopf.OperatorRegistry:

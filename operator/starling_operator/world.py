@@ -110,7 +110,7 @@ class World:
             mesh = MeshState(
                 self._store,
                 name,
-                chance=random.Random(),  # noqa: S311 - names, not secrets
+                chance=random.Random(),
                 on_change=lambda pool: self.wake(name, pool),
             )
             pods = KubePods(

@@ -208,7 +208,7 @@ async def test_a_purge_of_everything_leaves_nothing_pending(world: World, store:
     await store.purge(name, f"{s}.a", below=101)
     reading = asyncio.ensure_future(reader.read(64, 1 << 20))
     async with asyncio.timeout(BOUND):
-        while reader.pending or not reader.caught_up:  # noqa: ASYNC110 - it shows while a read waits
+        while reader.pending or not reader.caught_up:
             await asyncio.sleep(0.02)
     reading.cancel()
     await asyncio.wait({reading})

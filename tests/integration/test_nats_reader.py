@@ -35,7 +35,7 @@ async def _put(store: NatsStore, subject: str, data: bytes = b"") -> Answer:
 async def _until(fact: Callable[[], Awaitable[bool]]) -> None:
     """Wait until it is a fact."""
     async with asyncio.timeout(BOUND):
-        while not await fact():  # noqa: ASYNC110 - the server tells nobody
+        while not await fact():
             await asyncio.sleep(0.01)
 
 

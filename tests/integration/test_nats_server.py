@@ -66,7 +66,7 @@ async def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         os.kill(child, 0)
         parent.send_signal(signal.SIGKILL)
         await parent.wait()
-        while _runs(child):  # noqa: ASYNC110 - a process that is not our child has no event
+        while _runs(child):
             await asyncio.sleep(0.02)
 
 

@@ -74,7 +74,7 @@ class Replay:
         self.incarnation = record.incarnation
         self.floors, self.done = dict(record.floors), dict(record.done)
         self.seen, self.counters = dict(record.seen), dict(record.counters)
-        # What a reference speaks of may be purged by now, but only once it was confirmed, or in the table, or superseded.
+        # What a reference speaks of may be purged by now, but only once confirmed, or in the table, or superseded.
         self.frames = {ref: self.frames[ref] for ref in record.frame_refs if ref in self.frames}
         found = {ref.key: self.overlay.get(ref.key) for ref in record.cell_refs}
         self.overlay = {

@@ -237,12 +237,11 @@ class Committer:
     def _given_up(self) -> list[Frame]:
         """Frames without a route become dead letters of this pool; their chain starts anew."""
         given_up, self._delivery.given_up = self._delivery.given_up, []
-        letters = [
+        return [
             self._dead_frame(*undeliverable(frame, source=self._source, now=self._settings.wall()))
             for frame in given_up
             if frame.target.lane != DEAD
         ]
-        return letters
 
     @property
     def _source(self) -> str:

@@ -16,7 +16,7 @@ from starling.errors import DecodeError
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that was given up on. time: seconds since 1970; envelope: the message, None when it could not be read."""
+    """A message that was given up on. time: seconds since 1970; envelope: None when it could not be read."""
 
     reason: str
     text: str

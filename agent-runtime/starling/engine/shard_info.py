@@ -49,7 +49,7 @@ class PoolSettings:
     wall: Callable[[], float]
     timer: Callable[[], float]
     chance: random.Random
-    retry: RetryPolicy = RetryPolicy()
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
     retry_by_topic: Mapping[str, RetryPolicy] = field(default_factory=dict)
     max_concurrent_turns: int = limits.MAX_CONCURRENT_TURNS
     dedupe_window: float = limits.DEDUPE_WINDOW

@@ -80,7 +80,7 @@ class Worker:
                 shards={},
                 metrics=identity.metrics,
             ),
-            on_change=lambda: self.ownership.look(),
+            on_change=lambda: self.ownership.look(),  # noqa: PLW0108 - made below
         )
         self.ownership = Ownership(
             store,

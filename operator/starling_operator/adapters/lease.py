@@ -36,7 +36,7 @@ class Lease:
 
     async def acquire(self) -> None:
         """Wait until we hold it."""
-        while not await self._try():  # noqa: ASYNC110 - a look at the outside
+        while not await self._try():
             await asyncio.sleep(RETRY)
         log.info("leading", extra={"identity": self._identity})
 

@@ -94,7 +94,7 @@ class Dev:
             pods = LocalPods(directory, nats_url=server.url, mesh=MESH)
             try:
                 await provision_mesh(store, MESH)
-                chance = random.Random()  # noqa: S311 - names, not secrets
+                chance = random.Random()
                 mesh = MeshState(store, MESH, chance=chance, on_change=lambda pool: self._wake.set())
                 loads = ScrapeLoads(lambda: self._members(mesh))
                 control = Control(mesh, pods, loads)

@@ -14,6 +14,7 @@ from starling.handlers import Kind
 MILESTONES = Topic("airport.milestone")
 
 
+@message("airport-movement")
 @dataclass(frozen=True, slots=True)
 class Movement:
     flight: str
@@ -129,7 +130,7 @@ async def test_a_turn_of_the_design_runs_with_nothing_but_an_outbox() -> None:
     made = definition(Airport)
     airport = made.new_agent(AgentId("airport", "EWR"), AirportState(movements=999))
     outbox = Outbox(answer=("Reading", b'{"celsius":21.5}'))
-    handler, moved = made.find("Movement", b'{"flight":"UA1545"}', False)
+    handler, moved = made.find("airport-movement", b'{"flight":"UA1545"}', False)
     await handler.start(airport, moved, context(outbox))
     handler, request = made.find("ReportRequest", b"{}", True)
     report = await handler.start(airport, request, context(outbox))

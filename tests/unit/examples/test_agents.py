@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from examples.flights.flights import Aircraft, AircraftState, Airport, AirportState, Departed, Movement
 from starling import Agent, AgentId, Context, TopicId
 from starling.agent import definition
 from starling.messages import encode
+
+from examples.flights.flights import Aircraft, AircraftState, Airport, AirportState, Departed, Movement
 
 
 class Outbox:

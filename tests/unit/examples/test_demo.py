@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from starling.errors import SpecError
+
 from examples.flights.demo import Options, run_demo, stage_of
 from examples.flights.dev_stage import DevStage
 from examples.flights.expected import Comparison
 from examples.flights.result import Result
 from examples.flights.stage import DemoFailed, Killed
-from starling.errors import SpecError
 
 FIELDS = {
     *("flights", "turns", "lost", "doubled", "out_of_order", "kills", "moves", "scale_ups"),
@@ -69,12 +70,12 @@ async def test_a_demo_that_crashes_writes_its_result_with_the_reason_and_stops_w
 
 def test_a_result_is_good_only_if_every_check_holds() -> None:
     result = Result("dev")
-    assert not result.ok
+    fresh = result.ok
     result.compared(Comparison(turns=30, lost=0, doubled=0, out_of_order=0, differences=()))
-    assert result.ok
+    compared = result.ok
     assert result.last_line() == "lost 0, doubled 0, out of order 0"
     result.check("moved", False, "0 moves because of load")
-    assert not result.ok
+    assert (fresh, compared, result.ok) == (False, True, False)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from collections import Counter
@@ -9,9 +10,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from starling.errors import SpecError
+
 from examples.flights.flights import Departed
 from examples.flights.replay import Row, data_file, flights, key_of, read_rows
-from starling.errors import SpecError
 
 
 @cache
@@ -63,7 +65,7 @@ def test_the_real_file_has_every_flight_once_under_an_id_of_its_own() -> None:
 
 def test_the_real_file_is_in_the_order_of_the_schedule_with_numbers_that_run_for_each_tail() -> None:
     rows = _every_row()
-    assert all(a.scheduled <= b.scheduled for a, b in zip(rows, rows[1:], strict=False))
+    assert all(a.scheduled <= b.scheduled for a, b in itertools.pairwise(rows))
     last: Counter[str] = Counter()
     for flight in flights(rows):
         last[flight.tail] += 1

@@ -187,7 +187,7 @@ class Connection:
                 await _retire(client, ())
                 raise
             await _retire(client, self._subscriptions)
-            await asyncio.sleep(RECONNECT_WAIT * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+            await asyncio.sleep(RECONNECT_WAIT * random.uniform(0.5, 1.5))
         self._client = client
         self.life += 1
         self._since = asyncio.get_running_loop().time()
