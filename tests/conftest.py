@@ -7,7 +7,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from starling.adapters.nats import EmbeddedServer
+
+# Speed is for benchmarks: a busy machine fails no property.
+settings.register_profile("starling", deadline=None)
+settings.load_profile("starling")
 
 
 @pytest.fixture(scope="session")

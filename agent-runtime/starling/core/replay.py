@@ -2,6 +2,7 @@
 
 A record whose `previous` is not the record read before it is a gap: somebody purged meanwhile, so everything
 read until then is void. Small state is known only from record 0, or from a snapshot after the last gap.
+What a snapshot refers to in a part that was purged since is settled: only acknowledged facts let a record go.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class Replay:
         self._forget()
 
     def _forget(self) -> None:
+        self._first = 0
+        """Sequence of the first record after the last gap: what lies before it was purged."""
         self.known = False
         self.incarnation = ""
         self.snapshot = 0
@@ -38,9 +41,10 @@ class Replay:
         self.replies: tuple[ReplyRecord, ...] = ()
 
     def apply(self, sequence: int, record: Record) -> None:
-        """Add the next record of the journal."""
+        """Add the next record of the journal. Raises JournalLost when what a snapshot refers to is not there."""
         if record.previous != self.last:
             self._forget()
+        self._first = self._first or sequence
         self.last = sequence
         self.records += 1
         if record.kind is Kind.BORN:
@@ -74,14 +78,21 @@ class Replay:
         self.incarnation = record.incarnation
         self.floors, self.done = dict(record.floors), dict(record.done)
         self.seen, self.counters = dict(record.seen), dict(record.counters)
-        # What a reference speaks of may be purged by now, but only once confirmed, or in the table, or superseded.
-        self.frames = {ref: self.frames[ref] for ref in record.frame_refs if ref in self.frames}
-        found = {ref.key: self.overlay.get(ref.key) for ref in record.cell_refs}
-        self.overlay = {
-            ref.key: version
-            for ref in record.cell_refs
-            if (version := found[ref.key]) is not None and version[0] == ref.sequence
-        }
+        try:
+            self.frames = {ref: self.frames[ref] for ref in record.frame_refs if ref.sequence >= self._first}
+            self.overlay = {
+                ref.key: self._version(ref.sequence, ref.key) for ref in record.cell_refs if ref.sequence >= self._first
+            }
+        except KeyError as error:
+            raise JournalLost(
+                f"the snapshot at {sequence} refers to {error}, which the journal no longer has"
+            ) from None
+
+    def _version(self, sequence: int, key: str) -> tuple[int, Cell]:
+        found = self.overlay[key]
+        if found[0] != sequence:
+            raise KeyError(key, sequence)
+        return found
 
     def check(self, incarnation: str) -> None:
         """Raise JournalLost unless the shard's state is known and is of this incarnation of the pool."""

@@ -1,0 +1,122 @@
+"""Envelopes and frames on the wire: what is written is read back, what is unknown is kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starling.core import envelope as envelope_module
+from starling.core.envelope import Envelope, FrameHeader, frame_body, known_agent, open_frame
+from starling.core.ids import AgentId, TopicId
+from starling.errors import DecodeError
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+AGENTS = st.builds(
+    AgentId,
+    st.from_regex(r"[a-z_][a-z0-9_-]{0,6}", fullmatch=True),
+    TEXT.filter(bool),
+)
+TOPICS = st.builds(TopicId, st.from_regex(r"[a-z.:=-]{1,8}", fullmatch=True), TEXT)
+MILLISECONDS = st.integers(0, 2**48)
+KNOWN = {"i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch"}
+PLAIN = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), TEXT, st.binary(max_size=8))
+
+ENVELOPES = st.builds(
+    Envelope,
+    id=TEXT,
+    type=TEXT,
+    body=st.binary(max_size=40),
+    target=AGENTS,
+    content_type=TEXT,
+    sender=st.none() | AGENTS,
+    topic=st.none() | TOPICS,
+    reply=TEXT,
+    trace=TEXT,
+    created=MILLISECONDS,
+    priority=st.integers(0, 3),
+    not_before=MILLISECONDS,
+    deadline=MILLISECONDS,
+    headers=st.dictionaries(TEXT, TEXT, max_size=3),
+    attempt=st.integers(0, 100),
+    chain=st.lists(TEXT, max_size=3).map(tuple),
+    unknown=st.dictionaries(TEXT.filter(lambda key: key not in KNOWN), PLAIN, max_size=3),
+)
+
+SMALLEST = Envelope(id="i", type="T", body=b"{}", target=AgentId("a", "k"))
+
+
+@given(st.lists(ENVELOPES, max_size=4))
+def test_what_is_packed_into_a_frame_is_read_back_equal_with_its_unknown_keys(envelopes: list[Envelope]) -> None:
+    frame = frame_body(envelope.pack() for envelope in envelopes)
+    assert [Envelope.from_map(value) for value in open_frame(frame)] == envelopes
+
+
+def test_a_frame_of_many_envelopes_is_read_back() -> None:
+    for count in (0, 1, 15, 16, 70_000):
+        assert len(open_frame(frame_body([SMALLEST.pack()] * count))) == count
+
+
+def test_what_has_its_default_is_not_written() -> None:
+    assert set(msgpack.unpackb(SMALLEST.pack())) == {"i", "t", "b", "a"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"a": None},
+        {"a": ["a"]},
+        {"a": ["1a", "k"]},
+        {"a": ["a", ""]},
+        {"i": ...},
+        {"t": ...},
+        {"b": ...},
+        {"s": ["a"]},
+        {"tp": ["a b", "s"]},
+        {"tp": 3},
+        {"ch": 3},
+    ],
+    ids=str,
+)
+def test_a_map_that_is_no_envelope_is_a_decode_error(changed: dict[str, Any]) -> None:
+    value = {"i": "i", "t": "T", "b": b"", "a": ["a", "k"], **changed}
+    value = {key: part for key, part in value.items() if part is not ...}
+    with pytest.raises(DecodeError, match=r"^envelope: "):
+        Envelope.from_map(value)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\xc1", b"\x93\x01", b"\x80", b"\x91\x01", b"\x92\x80\x01", b"not msgpack at all"], ids=repr
+)
+def test_bytes_that_are_no_frame_are_a_decode_error(body: bytes) -> None:
+    with pytest.raises(DecodeError, match=r"^frame: "):
+        open_frame(body)
+
+
+@given(TEXT, st.integers(0, 2**53), st.integers(0, 2**53), st.integers(1, 9))
+def test_frame_headers_read_back(source: str, number: int, previous: int, version: int) -> None:
+    header = FrameHeader(source, number, previous, version)
+    assert FrameHeader.decode(header.encode()) == header
+
+
+def test_a_frame_without_headers_comes_from_outside() -> None:
+    assert FrameHeader.decode(None) == FrameHeader.decode({}) == FrameHeader("", 0, 0, 1)
+    assert FrameHeader.decode({"Other": "x"}) == FrameHeader()
+
+
+@pytest.mark.parametrize("name", ["St-No", "St-Prev", "St-V"])
+def test_a_header_that_is_no_number_is_a_decode_error(name: str) -> None:
+    with pytest.raises(DecodeError, match=r"^frame headers: "):
+        FrameHeader.decode({name: "x"})
+
+
+def test_agents_seen_lately_are_known_and_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[tuple[str, str], AgentId] = {}
+    monkeypatch.setattr(envelope_module, "_agents", known)
+    assert known_agent("a", "k") is known_agent("a", "k")
+    for number in range(65_536):
+        known_agent("a", str(number))
+    assert 0 < len(known) <= 65_536
+    assert known_agent("a", "k") == AgentId("a", "k")

@@ -1,0 +1,83 @@
+"""Routes: which pool and shard a message goes to, and who hears a topic."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starling.core.ids import AgentId, PoolName, TopicId, shard_of
+from starling.core.routes import PoolRoute, Routes, SubscriptionRoute, Target
+from starling.errors import DecodeError, UnknownAgentType
+
+AIRPORTS = PoolRoute(PoolName("airports"), 16, "inc1")
+BOARDS = PoolRoute(PoolName("boards"), 4, "inc2")
+ROUTES = Routes(
+    {AIRPORTS.pool: AIRPORTS, BOARDS.pool: BOARDS},
+    {"airport": AIRPORTS.pool, "weather": AIRPORTS.pool, "board": BOARDS.pool},
+    (
+        SubscriptionRoute("movement", "airport"),
+        SubscriptionRoute("movement", "board"),
+        SubscriptionRoute("movement", "airport"),
+        SubscriptionRoute("gust", "weather"),
+    ),
+)
+NAMES = st.from_regex(r"[a-z][a-z-]{0,6}", fullmatch=True)
+
+
+def test_an_agent_is_found_in_the_pool_of_its_type_at_the_shard_of_its_key() -> None:
+    agent = AgentId("board", "EWR")
+    assert ROUTES.target(agent) == Target(agent, BOARDS, shard_of("board", "EWR", 4))
+
+
+@pytest.mark.row("RT-19", part="a look-up error that names the type")
+def test_an_unknown_agent_type_is_a_look_up_error_that_names_it() -> None:
+    with pytest.raises(UnknownAgentType, match="agent type 'train'") as raised:
+        ROUTES.target(AgentId("train", "k"))
+    assert isinstance(raised.value, LookupError)
+
+
+def test_a_type_whose_pool_is_gone_is_unknown() -> None:
+    with pytest.raises(UnknownAgentType):
+        Routes({}, {"airport": AIRPORTS.pool}).target(AgentId("airport", "k"))
+
+
+@pytest.mark.row("RT-35", part="two subscriptions, one target")
+def test_a_topic_goes_once_to_each_agent_that_hears_it_with_the_source_as_key() -> None:
+    targets = [target.agent for target in ROUTES.targets(TopicId("movement", "EWR"))]
+    assert targets == [AgentId("airport", "EWR"), AgentId("board", "EWR")]
+
+
+def test_a_topic_that_nobody_hears_has_no_targets() -> None:
+    assert list(ROUTES.targets(TopicId("silence", "x"))) == []
+
+
+@given(
+    st.dictionaries(NAMES, st.tuples(st.integers(1, 1024), NAMES), min_size=1, max_size=3),
+    st.dictionaries(NAMES, st.integers(0, 2), max_size=4),
+    st.lists(st.tuples(NAMES, NAMES), max_size=4),
+)
+def test_routes_read_back_equal(
+    pools: dict[str, tuple[int, str]], types: dict[str, int], subscriptions: list[tuple[str, str]]
+) -> None:
+    names = sorted(pools)
+    routes = Routes(
+        {PoolName(n): PoolRoute(PoolName(n), *pools[n]) for n in names},
+        {kind: PoolName(names[index % len(names)]) for kind, index in types.items()},
+        tuple(SubscriptionRoute(*row) for row in subscriptions),
+    )
+    read = Routes.decode(routes.encode())
+    assert read == routes
+    for topic, _ in subscriptions:
+        known = [kind for wanted, kind in subscriptions if wanted == topic]
+        if set(known) <= set(types):
+            assert [t.agent.type for t in read.targets(TopicId(topic, "k"))] == list(dict.fromkeys(known))
+
+
+def test_a_type_of_a_pool_that_is_not_there_is_left_out() -> None:
+    assert Routes.decode(b'{"pools": {}, "agentTypes": {"a": "gone"}, "subscriptions": []}').agent_types == {}
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"pools": {"p": {}}, "agentTypes": {}, "subscriptions": []}'])
+def test_what_is_no_route_table_is_a_decode_error(data: bytes) -> None:
+    with pytest.raises(DecodeError, match=r"^routes: "):
+        Routes.decode(data)
