@@ -151,7 +151,9 @@ def test_an_object_of_another_kind_is_not_taken_for_this_one() -> None:
 
 
 def test_values_as_yaml_and_watch_events_have_them_are_read() -> None:
-    made = {**pool(template={2: "two", "spec": MappingProxyType({"since": datetime.date(2013, 1, 1)})})}
+    made = dict(pool())
+    template = {2: "two", "spec": MappingProxyType({"since": datetime.date(2013, 1, 1)})}
+    made["spec"] = MappingProxyType({**made["spec"], "template": template})
     made["metadata"] = MappingProxyType({"name": "airports", "creationTimestamp": None, "generation": 7})
 
     read = parse_as(AgentPool, MappingProxyType(made))
