@@ -229,7 +229,7 @@ async def mesh(
     """
     chance = random.Random(seed)
     clock = _Clock()
-    server = MemoryServer()
+    server = MemoryServer(wall=clock.wall)
     store = server.connect("test")
     pools = [
         _Pool(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+from starling.adapters.memory import MemoryServer
 from starling.adapters.nats import EmbeddedServer, connect
 from starling.core.names import bucket_stream
 from starling.ports.store import Answer, Message, Reader, Store, StreamSpec
@@ -88,14 +88,10 @@ async def store(world: World) -> Store:
 
 
 def _memory() -> Connector:
-    module = importlib.import_module("starling.adapters.memory")
-    if not hasattr(module, "MemoryServer"):
-        pytest.skip("there is no memory adapter yet")
-    server = module.MemoryServer()
+    server = MemoryServer()
 
     async def connected(name: str) -> Store:
-        store: Store = server.connect(name)
-        return store
+        return server.connect(name)
 
     return connected
 
