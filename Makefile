@@ -15,7 +15,13 @@ setup: ## .venv from the lock; starts the build of the cluster's programs in the
 demo: setup ## replay all flights of 2013 on this machine, with a killed worker, a scale-up and moves
 	$(PYTHON) -m examples.flights.demo
 
-demo-cluster: setup tools ## the same on a real Kubernetes control plane with the operator and Prometheus
+demo-features: setup ## write docs/features.md: which requirement is proved by which test
+	$(PYTHON) -m hack.features
+
+model: setup ## check the protocol's models with SPIN, where it is installed
+	@if command -v spin >/dev/null; then sh docs/protocol/check.sh; else echo "no spin here: the models are not checked"; fi
+
+cluster: setup tools ## the same on a real Kubernetes control plane with the operator and Prometheus
 	$(PYTHON) -m examples.flights.demo --cluster
 
 test: setup ## all tests; says at the end which were skipped and why
@@ -30,6 +36,7 @@ check: setup ## lint, format, types, import contracts, generated files
 	$(PYTHON) -m starling_operator.api.generate --check crds
 	$(PYTHON) -m hack.chart --check
 	$(PYTHON) -m hack.boards lint
+	$(PYTHON) -m hack.features --check
 
 simulate: setup ## the engine under simulated faults: SEEDS=1000
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS)
@@ -50,6 +57,12 @@ crds: setup ## write crds/ from the models, and the chart's copies
 chart: setup ## write what the chart carries: definitions, boards, table of values
 	$(PYTHON) -m hack.chart
 
+features: setup ## write docs/features.md: which requirement is proved by which test
+	$(PYTHON) -m hack.features
+
+model: setup ## check the protocol's models with SPIN, where it is installed
+	@if command -v spin >/dev/null; then sh docs/protocol/check.sh; else echo "no spin here: the models are not checked"; fi
+
 cluster: setup tools ## start a real Kubernetes control plane with two process nodes; prints its KUBECONFIG
 	$(PYTHON) -m hack.cluster up --nodes 2
 
@@ -60,4 +73,4 @@ clean: ## remove what was built here, and .venv
 	rm -rf .venv build dist .starling .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo demo-cluster test check simulate mutants bench faults crds chart cluster tools clean
+.PHONY: help setup demo demo-cluster test check simulate mutants bench faults crds chart features model cluster tools clean
