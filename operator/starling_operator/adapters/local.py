@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,10 +39,21 @@ class _Pod:
 
 
 class LocalPods:
-    """Runs the pods of all pools as child processes. directory: for their configuration and logs."""
+    """Runs the pods of all pools as child processes. directory: for their configuration and logs.
 
-    def __init__(self, directory: Path, *, nats_url: str, mesh: str) -> None:
+    extra: further environment of a pod by its name, asked at each start of its process.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        nats_url: str,
+        mesh: str,
+        extra: Callable[[str], Mapping[str, str]] = lambda pod: {},
+    ) -> None:
         self._directory = directory
+        self._extra = extra
         self._nats_url = nats_url
         self._mesh = mesh
         self._pods: dict[str, dict[int, _Pod]] = {}
@@ -209,6 +220,7 @@ class LocalPods:
             "STARLING_CONFIG": str(folder / "pool.json"),
             "STARLING_CODE": str(folder / "code"),
             "PYTHONUNBUFFERED": "1",
+            **self._extra(pod.name),
         }
 
     def _folder(self, spec: PoolPodsSpec) -> Path:

@@ -1,0 +1,1 @@
+"""Benchmarks against peers, and faults on real servers."""
