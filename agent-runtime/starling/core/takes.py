@@ -52,7 +52,8 @@ class TakeView:
     """What one pod knows when it asks for one shard.
 
     owner: presence of the pod that the last record names, mapped: of the pod that the map names;
-    wanted_since: since when the map has named us; present: ready members of the pool that are not draining.
+    wanted_since: since when the map has named us; present: ready members of the pool that are not draining;
+    fenced: whether somebody took the shard from this process since the map last began to name it.
     """
 
     shard: ShardId
@@ -65,25 +66,27 @@ class TakeView:
     wanted_since: float
     present: tuple[PodName, ...]
     drain_seconds: float
+    fenced: bool = False
 
 
 def right_to_take(view: TakeView, now: float) -> Right | None:
     """Return the right by which this pod may take the shard now; None when it may not, or not yet."""
     last, named = view.last, view.map.shards.get(view.shard)
-    if view.pod in view.map.draining:
+    if view.pod in view.map.draining or _is_replaced(view):
         return None
-    free = not last.owner_pod
+    if last.owner_pod == view.pod and (named in (None, view.pod) or last.map_rev >= view.map.rev):
+        return Right.IN_PLACE
     if named == view.pod:
-        if free:
+        if not last.owner_pod:
             return Right.FREE
-        if last.owner_pod == view.pod:
-            return Right.IN_PLACE
         if last.map_rev < view.map.rev and (is_gone(last, view.owner) or _overdue(view, now)):
             return Right.BY_MAP
-        return Right.ADOPT if is_orphan(view, now) else None
-    if last.owner_pod == view.pod and named is None:
-        return Right.IN_PLACE
     return Right.ADOPT if is_orphan(view, now) else None
+
+
+def _is_replaced(view: TakeView) -> bool:
+    """Whether a newer process of our own pod has the shard: we were fenced, and the record names another start."""
+    return view.fenced and view.last.owner_pod == view.pod and view.last.owner_start != view.start
 
 
 def is_gone(last: LastRecord, owner: Presence) -> bool:
@@ -98,15 +101,17 @@ def _overdue(view: TakeView, now: float) -> bool:
 
 
 def is_orphan(view: TakeView, now: float) -> bool:
-    """Whether owner and map's pod are both long absent and silent, and we are the one to adopt the shard."""
-    for pod, presence in ((view.last.owner_pod, view.owner), (view.map.shards.get(view.shard), view.mapped)):
-        if pod and pod != view.pod and not _long_absent(presence, now):
-            return False
-    if view.last.owner_pod == view.pod or not view.last.owner_pod:
-        others = view.map.shards.get(view.shard)
-        if others is None or others == view.pod:
-            return False
-    return heir(view.shard, view.present) == view.pod
+    """Whether owner and map's pod are long absent and silent, us aside, and we are the one to adopt the shard.
+
+    Where one of the two is us, nobody else can see both absent: then there is no choice by rendezvous.
+    """
+    pods = {view.last.owner_pod: view.owner, view.map.shards.get(view.shard) or PodName(""): view.mapped}
+    pods.pop(PodName(""), None)
+    named_us = pods.pop(view.pod, None) is not None
+    if not pods or not all(_long_absent(presence, now) for presence in pods.values()):
+        return False
+    able = [pod for pod in view.present if pod not in view.map.draining]
+    return named_us or heir(view.shard, able) == view.pod
 
 
 def _long_absent(presence: Presence, now: float) -> bool:

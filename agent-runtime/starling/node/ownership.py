@@ -154,7 +154,7 @@ class Ownership:
         slot.last = None
         running = slot.running
         if running is not None and slot.task is not None and int(signal.data or b"0") > running.journal_last:
-            slot.task.cancel("taken by somebody else")
+            self._replaced(slot)
         self.look()
 
     def _slot_of(self, signal: Signal) -> _Slot | None:
@@ -188,7 +188,7 @@ class Ownership:
                     continue
                 try:
                     if not await slot.running.is_current():
-                        slot.task.cancel("taken by somebody else")
+                        self._replaced(slot)
                 except MeshError as error:
                     log.debug("journal not compared", extra={"error": str(error)})
 
@@ -242,6 +242,7 @@ class Ownership:
             wanted_since=slot.wanted_since,
             present=self._members.present,
             drain_seconds=self.drain_seconds,
+            fenced=slot.fenced > 0,
         )
 
     # -- one shard
@@ -268,7 +269,7 @@ class Ownership:
         except* JournalLost as group:
             self._lost(slot, group)
         except* Fenced as group:
-            self._pause(slot, group)
+            self._pause(slot, _text(group))
         except* (RetryLater, MeshError) as group:
             log.warning("shard dropped, to be taken again", extra={"shard": slot.shard, "error": _text(group)})
             slot.pause_until = asyncio.get_running_loop().time() + 0.2
@@ -279,12 +280,18 @@ class Ownership:
             self._report()
             self.look()
 
-    def _pause(self, slot: _Slot, group: BaseExceptionGroup[BaseException]) -> None:
+    def _replaced(self, slot: _Slot) -> None:
+        """Somebody else has taken the shard: stop at once, without another word to the store."""
+        if slot.task is not None and not slot.task.cancelling():
+            slot.task.cancel("taken by somebody else")
+            self._pause(slot, "taken by somebody else")
+
+    def _pause(self, slot: _Slot, why: str) -> None:
         self.fenced += 1
         pause = min(limits.FENCED_PAUSE_FIRST * 2**slot.fenced, limits.FENCED_PAUSE_CAP)
         slot.fenced += 1
         slot.pause_until = asyncio.get_running_loop().time() + pause
-        log.info("fenced", extra={"shard": slot.shard, "error": _text(group), "pause": pause})
+        log.info("fenced", extra={"shard": slot.shard, "error": why, "pause": pause})
 
     def _lost(self, slot: _Slot, error: BaseException) -> None:
         slot.lost = _text(error)
