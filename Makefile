@@ -19,7 +19,7 @@ demo-features: setup ## write docs/features.md: which requirement is proved by w
 	$(PYTHON) -m hack.features
 
 model: setup ## check the protocol's models with SPIN, where it is installed
-	@if command -v spin >/dev/null; then sh docs/protocol/check.sh; else echo "no spin here: the models are not checked"; fi
+	@if command -v spin >/dev/null; then cd docs/protocol && sh runs.sh && sh table_runs.sh; else echo "no spin here: the models are not checked"; fi
 
 cluster: setup tools ## the same on a real Kubernetes control plane with the operator and Prometheus
 	$(PYTHON) -m examples.flights.demo --cluster
@@ -61,7 +61,7 @@ features: setup ## write docs/features.md: which requirement is proved by which 
 	$(PYTHON) -m hack.features
 
 model: setup ## check the protocol's models with SPIN, where it is installed
-	@if command -v spin >/dev/null; then sh docs/protocol/check.sh; else echo "no spin here: the models are not checked"; fi
+	@if command -v spin >/dev/null; then cd docs/protocol && sh runs.sh && sh table_runs.sh; else echo "no spin here: the models are not checked"; fi
 
 cluster: setup tools ## start a real Kubernetes control plane with two process nodes; prints its KUBECONFIG
 	$(PYTHON) -m hack.cluster up --nodes 2
