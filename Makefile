@@ -15,13 +15,7 @@ setup: ## .venv from the lock; starts the build of the cluster's programs in the
 demo: setup ## replay all flights of 2013 on this machine, with a killed worker, a scale-up and moves
 	$(PYTHON) -m examples.flights.demo
 
-demo-features: setup ## write docs/features.md: which requirement is proved by which test
-	$(PYTHON) -m hack.features
-
-model: setup ## check the protocol's models with SPIN, where it is installed
-	@if command -v spin >/dev/null; then cd docs/protocol && sh runs.sh && sh table_runs.sh; else echo "no spin here: the models are not checked"; fi
-
-cluster: setup tools ## the same on a real Kubernetes control plane with the operator and Prometheus
+demo-cluster: setup tools ## the same on a real Kubernetes control plane with the operator and Prometheus
 	$(PYTHON) -m examples.flights.demo --cluster
 
 test: setup ## all tests; says at the end which were skipped and why
