@@ -1,6 +1,7 @@
 """The demo: all flights through a mesh that loses a worker, gains one and moves shards meanwhile.
 
-python -m examples.flights.demo --result build/demo/result.json
+python -m examples.flights.demo              on `starling dev`; writes build/demo/result.json
+python -m examples.flights.demo --cluster    on a real Kubernetes control plane; writes build/demo-cluster/result.json
 """
 
 from __future__ import annotations
@@ -30,7 +31,11 @@ POOL: Final = "aircraft"
 RECOVERY_TIMEOUT: Final = 60.0
 OPERATOR_AWAY: Final = 30.0
 LINE_EVERY: Final = 2.0
-STAGES: Final = {"dev": "examples.flights.dev_stage:DevStage"}
+STAGES: Final = {
+    "dev": "examples.flights.dev_stage:DevStage",
+    "cluster": "examples.flights.cluster_stage:ClusterStage",
+}
+RESULTS: Final = {"dev": Path("build/demo/result.json"), "cluster": Path("build/demo-cluster/result.json")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,8 @@ class Demo:
                 await self._replay(mesh, rows, Owners(store, self._stage.mesh, POOL))
                 self._say("everything is handled; reading every state")
                 self.result.compared(compare(expected(rows), await read_states(mesh, rows)))
+            for name, (ok, reason) in (await self._stage.checks()).items():
+                self.result.check(name, ok, reason)
         finally:
             await store.close()
         if self.result.turns and self.result.seconds:
@@ -207,17 +214,37 @@ def stage_of(name: str, folder: Path) -> Stage:
     return made
 
 
-def main() -> int:
-    """Return the exit code: 1 when any check fails."""
+def share(text: str) -> float:
+    """Read a part of the whole: above 0, at most 1."""
+    part = float(text)
+    if not 0 < part <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is no share: give a number above 0, at most 1")
+    return part
+
+
+def arguments() -> argparse.ArgumentParser:
+    """Return what the command takes."""
     parser = argparse.ArgumentParser(description="Replay the flights of 2013 through a mesh under trouble.")
     parser.add_argument("--stage", default="dev", help=f"{', '.join(STAGES)}, or module:Class")
-    parser.add_argument("--result", type=Path, default=Path("build/demo/result.json"), help="file to write")
-    parser.add_argument("--every", type=int, default=1, help="take each so many-th row only")
-    parser.add_argument("--kill-operator", action="store_true", help="kill the operator half way, for half a minute")
+    parser.add_argument("--cluster", dest="stage", action="store_const", const="cluster", help="--stage cluster")
+    parser.add_argument("--result", type=Path, help="file to write (default build/demo[-cluster]/result.json)")
+    parser.add_argument("--share", type=share, default=1.0, help="part of the flights to replay, such as 0.05")
+    parser.add_argument(
+        "--kill-operator",
+        action=argparse.BooleanOptionalAction,
+        help="kill the operator half way, for half a minute (default: on a cluster)",
+    )
     parser.add_argument("--no-moves", action="store_true", help="do not wait for a move and a scale-up")
-    given = parser.parse_args()
-    options = Options(given.result, given.every, given.kill_operator, not given.no_moves)
-    result = asyncio.run(run_demo(stage_of(given.stage, given.result.parent.absolute()), options))
+    return parser
+
+
+def main() -> int:
+    """Return the exit code: 1 when any check fails."""
+    given = arguments().parse_args()
+    file = given.result or RESULTS.get(given.stage, RESULTS["dev"])
+    kill_operator = given.stage == "cluster" if given.kill_operator is None else given.kill_operator
+    options = Options(file, round(1 / given.share), kill_operator, not given.no_moves)
+    result = asyncio.run(run_demo(stage_of(given.stage, file.parent.absolute()), options))
     return 0 if result.ok else 1
 
 

@@ -111,6 +111,9 @@ class DevStage:
     async def start_operator(self) -> None:
         raise DemoFailed("in starling dev the operator is no process of its own")
 
+    async def checks(self) -> Mapping[str, tuple[bool, str]]:
+        return {}
+
     def _pools(self) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self._status().get("pools", {})
         return found

@@ -68,3 +68,7 @@ class Stage(Protocol):
     async def start_operator(self) -> None:
         """Start the operator again."""
         ...
+
+    async def checks(self) -> Mapping[str, tuple[bool, str]]:
+        """Make the checks of this place alone, once everything is handled; return name to (it holds, what was seen)."""
+        ...

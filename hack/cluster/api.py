@@ -21,6 +21,8 @@ JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
+NOT_NOW = (429, 503)
+"""Answers that ask for another try, as while a new kind's storage is set up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Api:
     ) -> Any:
         """Return the decoded answer, or its text when it is not JSON.
 
-        Raises ApiError for an answer of 400 or more, Unreachable when there is none within `timeout` seconds.
+        Raises ApiError for an answer of 400 or more; Unreachable when there is none within `timeout` seconds, or when
+        it asks for another try.
         """
         request = urllib.request.Request(
             self._access.server + path,
@@ -68,7 +71,8 @@ class Api:
                 raw: bytes = answer.read()
         except urllib.error.HTTPError as error:
             with error:
-                raise ApiError(error.code, error.read().decode(), where=f"{method} {path}") from None
+                refused = ApiError(error.code, error.read().decode(), where=f"{method} {path}")
+            raise (Unreachable(str(refused)) if error.code in NOT_NOW else refused) from None
         except OSError as error:
             raise Unreachable(f"{method} {path}: {error}") from error
         return json.loads(raw) if raw[:1] in (b"{", b"[") else raw.decode()

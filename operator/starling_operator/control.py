@@ -27,6 +27,7 @@ from starling_operator.api import (
 from starling_operator.plan import decide
 from starling_operator.plan.values import (
     ConditionWish,
+    EventWish,
     Memory,
     Move,
     Plan,
@@ -61,7 +62,11 @@ class PoolReport:
     desired: int
     lag: float | None
     conditions: tuple[ConditionWish, ...]
-    events: tuple[str, ...] = ()
+    metrics_age: float | None = None
+    """Seconds since load was measured; None without measurements."""
+    refused: int = 0
+    """Map writes that somebody else had overtaken, since this process started."""
+    events: tuple[EventWish, ...] = ()
     owners: Mapping[ShardId, PodName] = field(default_factory=dict)
     busy: Mapping[ShardId, float] = field(default_factory=dict)
 
@@ -70,8 +75,7 @@ class PoolReport:
 class _PoolState:
     memory: Memory = field(default_factory=Memory)
     last_move: str = ""
-    scale_ups: int = 0
-    version: str = ""
+    refused: int = 0
 
 
 class Control:
@@ -91,14 +95,15 @@ class Control:
         self.scale_ups: list[tuple[float, str, int]] = []
 
     async def look(
-        self, pool: AgentPool, target: AgentScalingTarget | None, code: Mapping[str, str] | None
+        self, pool: AgentPool, target: AgentScalingTarget | None, code: Mapping[str, str] | None, *, moves: int = 0
     ) -> PoolReport:
         """Bring a pool one step nearer to what it should be.
 
-        code: file name to text, where pods do not read the ConfigMap themselves. Raises MeshError.
+        code: file name to text, where pods do not read the ConfigMap themselves. moves: by load so far, as an
+        earlier process of ours counted them; read at the first look. Raises MeshError.
         """
         name = pool.metadata.name
-        state = self._pools.setdefault(name, _PoolState())
+        state = self._pools.setdefault(name, _PoolState(Memory(moves=moves)))
         now = asyncio.get_running_loop().time()
         try:
             incarnation = await self._mesh.provision(streams_of(pool))
@@ -158,12 +163,13 @@ class Control:
         config: dict[str, Any],
         code: Mapping[str, str],
         now: float,
-    ) -> tuple[str, ...]:
+    ) -> tuple[EventWish, ...]:
         """Map first, pods after it; every write is conditional on what the plan was made of."""
-        events: list[str] = []
+        events: list[EventWish] = []
         if plan.map is not None and plan.map.shards:
             self._check_allowed()
             if not await self._mesh.write_map(wish.pool, plan.map, over=revision):
+                state.refused += 1
                 log.info("the map changed meanwhile; planned anew", extra={"pool": wish.pool})
                 return ()
             events += self._note_moves(wish.pool, plan.moves, state, now)
@@ -171,8 +177,8 @@ class Control:
         assert replicas is not None
         if seen.replicas is not None and replicas != seen.replicas:
             self._check_allowed()
-            word = "up" if replicas > seen.replicas else "down"
-            events.append(f"scaled {word} from {seen.replicas} to {replicas}")
+            word = "Up" if replicas > seen.replicas else "Down"
+            events.append(EventWish(f"Scaled{word}", f"from {seen.replicas} to {replicas} pods"))
             if replicas > seen.replicas:
                 self.scale_ups.append((now, wish.pool, replicas))
         await self._pods.apply(
@@ -193,7 +199,7 @@ class Control:
         )
         if plan.replace is not None:
             self._check_allowed()
-            events.append(f"pod {plan.replace} is replaced by version {wish.version}")
+            events.append(EventWish("PodReplaced", f"pod {plan.replace} comes back with version {wish.version}"))
             await self._pods.replace(wish.pool, plan.replace)
         return tuple(events)
 
@@ -201,13 +207,13 @@ class Control:
         if not self._allowed():
             raise Fenced("this control plane is not the leader any more")
 
-    def _note_moves(self, pool: str, moves: Sequence[Move], state: _PoolState, now: float) -> list[str]:
+    def _note_moves(self, pool: str, moves: Sequence[Move], state: _PoolState, now: float) -> list[EventWish]:
         for move in moves:
             log.info("move", extra={"pool": pool, "move": str(move)})
             if move.reason == "load":
                 state.last_move = str(move)
                 self.moves = [*self.moves[-999:], (now, pool, move)]
-        return [str(move) for move in moves if move.reason != "first"]
+        return [EventWish("ShardMoved", str(move)) for move in moves if move.reason != "first"]
 
     # -- report
 
@@ -221,7 +227,7 @@ class Control:
         incarnation: str,
         *,
         text: str = "",
-        events: tuple[str, ...] = (),
+        events: tuple[EventWish, ...] = (),
     ) -> PoolReport:
         owners = {shard: pod.name for pod in seen.pods if pod.member is not None for shard in sorted(pod.member.shards)}
         return PoolReport(
@@ -239,6 +245,8 @@ class Control:
             desired=plan.desired,
             lag=sum(seen.loads.lag.values()) if seen.loads else None,
             conditions=plan.conditions,
+            metrics_age=seen.loads.age if seen.loads else None,
+            refused=state.refused,
             events=events,
             owners=owners,
             busy=seen.loads.busy if seen.loads else {},

@@ -13,7 +13,7 @@ from starling_operator.adapters.kubeclient import KubeClient, NotFound
 from starling_operator.api import API_VERSION, GROUP, VERSION
 from starling_operator.api.names import STATUS_MANAGER
 from starling_operator.control import PoolReport
-from starling_operator.plan.values import ConditionWish
+from starling_operator.plan.values import ConditionWish, EventWish
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,10 @@ PLURALS = {
 }
 
 
+ORDINARY = ("ShardsServed", "ShardsWaiting")
+"""Reasons of Ready that come and go with every move of a shard."""
+
+
 class StatusWriter:
     """Writes status and events; remembers what it wrote, so that nothing is written twice."""
 
@@ -32,55 +36,108 @@ class StatusWriter:
         self._kube = kube
         self._written: dict[str, Json] = {}
 
-    async def write(self, kind: str, namespace: str, name: str, status: Json) -> None:
-        """Write the status if it differs from the last one; an object that is gone is let be. Raises MeshError."""
-        key = f"{kind}/{namespace}/{name}"
-        if self._written.get(key) == status:
+    def before(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the object's status as we wrote it last, else as it was seen: a watch lags behind our own writes."""
+        written = self._written.get(_key(body))
+        seen: Mapping[str, Any] = body.get("status") or {}
+        return seen if written is None else written
+
+    async def write(self, body: Mapping[str, Any], status: Json) -> None:
+        """Write the object's whole status if it changed, and tell people of conditions that did.
+
+        An object that is gone is let be. Raises MeshError.
+        """
+        before = self.before(body)
+        if before == status:
             return
+        metadata, kind = body["metadata"], body["kind"]
+        name, namespace = metadata["name"], metadata["namespace"]
         path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURALS[kind]}/{name}"
-        body = {
+        whole = {
             "apiVersion": API_VERSION,
             "kind": kind,
             "metadata": {"name": name, "namespace": namespace},
             "status": status,
         }
         try:
-            await self._kube.apply(path, body, manager=STATUS_MANAGER, subresource="/status")
+            await self._kube.apply(path, whole, manager=STATUS_MANAGER, subresource="/status")
         except NotFound:
             return
-        self._written[key] = status
+        self._written[_key(body)] = status
+        for event in transitions(before.get("conditions") or (), status.get("conditions") or ()):
+            await self.event(body, event)
 
-    def forget(self, kind: str, namespace: str, name: str) -> None:
+    async def say(self, body: Mapping[str, Any], *wishes: ConditionWish) -> None:
+        """Write these conditions and leave the rest of the status as it is. Raises MeshError."""
+        before = self.before(body)
+        known = before.get("conditions") or ()
+        generation = generation_of(body)
+        named = {wish.type for wish in wishes}
+        others = [condition for condition in known if condition["type"] not in named]
+        made = [*conditions(wishes, known, generation), *others]
+        await self.write(body, {**before, "observedGeneration": generation, "conditions": made})
+
+    def forget(self, body: Mapping[str, Any]) -> None:
         """The object is gone."""
-        self._written.pop(f"{kind}/{namespace}/{name}", None)
+        self._written.pop(_key(body), None)
 
-    async def event(self, kind: str, namespace: str, name: str, uid: str, reason: str, message: str) -> None:
+    async def event(self, body: Mapping[str, Any], wish: EventWish) -> None:
         """Post an event about an object; a failure is logged only."""
-        now = datetime.now(UTC)
-        body = {
+        now = _stamp(datetime.now(UTC))
+        metadata = body["metadata"]
+        event = {
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"generateName": f"{name}.", "namespace": namespace},
+            "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
             "involvedObject": {
                 "apiVersion": API_VERSION,
-                "kind": kind,
-                "name": name,
-                "namespace": namespace,
-                "uid": uid,
+                "kind": body["kind"],
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": str(metadata.get("uid", "")),
             },
-            "reason": reason,
-            "message": message[:1024],
-            "type": "Normal",
-            "firstTimestamp": _stamp(now),
-            "lastTimestamp": _stamp(now),
+            "reason": wish.reason,
+            "message": wish.message[:1024],
+            "type": "Warning" if wish.warning else "Normal",
+            "firstTimestamp": now,
+            "lastTimestamp": now,
             "count": 1,
             "source": {"component": "starling-operator"},
             "reportingComponent": "starling-operator",
         }
         try:
-            await self._kube.request("POST", f"/api/v1/namespaces/{namespace}/events", body=body)
+            await self._kube.request("POST", f"/api/v1/namespaces/{metadata['namespace']}/events", body=event)
         except MeshError as error:
             log.debug("event not posted", extra={"error": str(error)})
+
+
+def transitions(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]]) -> list[EventWish]:
+    """Return the events of conditions that changed: what people should hear of, not every hand-off of a shard."""
+    known = {str(condition["type"]): condition for condition in before}
+    found: list[EventWish] = []
+    for condition in after:
+        kind, old = condition["type"], known.get(condition["type"])
+        if kind == "Ready":
+            told = condition["reason"] not in ORDINARY and (old is None or old["reason"] != condition["reason"])
+            bad = condition["status"] != "True"
+        elif kind in ("Degraded", "MetricsAvailable"):
+            bad = condition["status"] == ("True" if kind == "Degraded" else "False")
+            told = old["status"] != condition["status"] if old is not None else kind == "Degraded" and bad
+        else:
+            continue
+        if told:
+            found.append(EventWish(condition["reason"], condition["message"] or f"{kind}: {condition['status']}", bad))
+    return found
+
+
+def generation_of(body: Mapping[str, Any]) -> int:
+    """The generation of an object as it was seen."""
+    return int(body["metadata"].get("generation", 0))
+
+
+def _key(body: Mapping[str, Any]) -> str:
+    metadata = body["metadata"]
+    return f"{body['kind']}/{metadata['namespace']}/{metadata['name']}/{metadata.get('uid', '')}"
 
 
 def conditions(wishes: Iterable[ConditionWish], before: Iterable[Mapping[str, Any]], generation: int) -> list[Json]:

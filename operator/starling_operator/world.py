@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from starling.errors import MeshError, SpecError
@@ -14,14 +15,15 @@ from starling.ports.store import Store
 from starling_operator.adapters.kube import KubePods
 from starling_operator.adapters.kubeclient import KubeClient
 from starling_operator.adapters.mesh import MeshState
-from starling_operator.api import AgentPool, AgentScalingTarget, AgentSubscription, parse
+from starling_operator.api import AgentPool, AgentScalingTarget, parse
 from starling_operator.api.names import MESH_LABEL, POOL_LABEL
-from starling_operator.control import Control
+from starling_operator.control import Control, PoolReport
 from starling_operator.metrics import OperatorMetrics
 from starling_operator.plan.values import ConditionWish
 from starling_operator.ports import LoadSource
+from starling_operator.routing import Routing
 from starling_operator.settings import OperatorSettings
-from starling_operator.status import StatusWriter, conditions, pool_status, target_status
+from starling_operator.status import StatusWriter, generation_of, pool_status, target_status
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +39,10 @@ Key = tuple[str, str, str]
 class Namespace:
     """The mesh of one namespace."""
 
-    def __init__(self, mesh: MeshState, control: Control) -> None:
+    def __init__(self, mesh: MeshState, control: Control, routing: Routing) -> None:
         self.mesh = mesh
         self.control = control
-        self.routes_wanted = asyncio.Event()
+        self.routing = routing
         self.tasks: list[asyncio.Task[None]] = []
 
 
@@ -66,7 +68,7 @@ class World:
         self.objects: dict[Key, Json] = {}
         self._wake: dict[tuple[str, str], asyncio.Event] = {}
         self._namespaces: dict[str, Namespace] = {}
-        self._counted: dict[tuple[str, str], int] = {}
+        self._counted: dict[tuple[str, str, str], int] = {}
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # -- objects
@@ -77,7 +79,8 @@ class World:
         before = self.objects.get(key)
         if body is None:
             self.objects.pop(key, None)
-            self.status.forget(kind, namespace, name)
+            if before is not None:
+                self.status.forget(before)
         else:
             self.objects[key] = body
         if before is not None and body is not None and _asks_the_same(before, body):
@@ -86,8 +89,7 @@ class World:
             for version in (before, body):
                 if version is not None:
                     self.wake(namespace, version["spec"]["poolRef"]["name"])
-        else:
-            self.namespace(namespace).routes_wanted.set()
+        self.namespace(namespace).routing.wanted.set()
         if kind == "AgentPool":
             self.wake(namespace, name)
 
@@ -120,7 +122,14 @@ class World:
                 nats_url=self._settings.worker_nats_url or self._settings.nats_url,
                 image=self._settings.worker_image,
             )
-            found = self._namespaces[name] = Namespace(mesh, Control(mesh, pods, self._loads, allowed=self._allowed))
+            control = Control(mesh, pods, self._loads, allowed=self._allowed)
+            routing = Routing(
+                control,
+                self.status,
+                objects=lambda kind: self._all(kind, name),
+                on_taken=lambda pool: self.wake(name, pool),
+            )
+            found = self._namespaces[name] = Namespace(mesh, control, routing)
         return found
 
     async def _start(self, namespace: Namespace) -> None:
@@ -131,7 +140,7 @@ class World:
         for name, job in (
             ("members", namespace.mesh.watch()),
             ("signs of life", namespace.mesh.ask()),
-            ("routes", self._keep_routes(namespace)),
+            ("routes", namespace.routing.run()),
         ):
             task = loop.create_task(job, name=f"{name} of mesh {namespace.mesh.mesh}")
             task.add_done_callback(self._ended)
@@ -176,35 +185,37 @@ class World:
         place = self.namespace(namespace)
         target_body, target = self._target(namespace, name)
         code = await self._code(pool, namespace)
-        report = await place.control.look(pool, target, code)
+        before = self.status.before(body)
+        known = int(before.get("moves") or 0)
+        report = await place.control.look(pool, target, code, moves=known)
         await self._start(place)
+        for event in report.events:
+            await self.status.event(body, event)
+        if (taken := place.routing.taken(name)) is not None:
+            others = (condition for condition in report.conditions if condition.type != taken.type)
+            report = replace(report, conditions=(*others, taken))
         selector = f"{POOL_LABEL}={name},{MESH_LABEL}={namespace}"
-        generation = int(body["metadata"].get("generation", 0))
-        await self.status.write(
-            "AgentPool", namespace, name, pool_status(report, body.get("status") or {}, generation, selector)
-        )
+        await self.status.write(body, pool_status(report, before, generation_of(body), selector))
         if target_body is not None:
-            metadata = target_body["metadata"]
-            await self.status.write(
-                "AgentScalingTarget",
-                namespace,
-                metadata["name"],
-                target_status(report, target_body.get("status") or {}, int(metadata.get("generation", 0))),
-            )
-        uid = str(body["metadata"].get("uid", ""))
-        for text in report.events:
-            await self.status.event("AgentPool", namespace, name, uid, "Changed", text)
-        self._count(namespace, name, report.imbalance, report.moves)
+            before = self.status.before(target_body)
+            await self.status.write(target_body, target_status(report, before, generation_of(target_body)))
+        self._count(namespace, report, known)
         return RESYNC_SCALED if target is not None or report.shards_owned != report.shards else RESYNC
 
-    def _count(self, namespace: str, name: str, imbalance: float | None, moves: int) -> None:
-        if imbalance is not None:
-            self.metrics.imbalance.labels(namespace, name).set(imbalance)
-        counter = self.metrics.moves.labels(namespace, name)
-        known = self._counted.get((namespace, name), 0)
-        if moves > known:
-            counter.inc(moves - known)
-        self._counted[namespace, name] = moves
+    def _count(self, namespace: str, report: PoolReport, known: int) -> None:
+        """known: moves that an earlier process has counted."""
+        metrics, labels = self.metrics, (namespace, report.pool)
+        if report.imbalance is not None:
+            metrics.imbalance.labels(*labels).set(report.imbalance)
+        if report.metrics_age is not None:
+            metrics.age.labels(*labels).set(report.metrics_age)
+        for counter, name, now, before in (
+            (metrics.moves, "moves", report.moves, known),
+            (metrics.refused, "refused", report.refused, 0),
+        ):
+            key = (name, *labels)
+            counter.labels(*labels).inc(max(0, now - self._counted.setdefault(key, before)))
+            self._counted[key] = now
 
     def _target(self, namespace: str, pool: str) -> tuple[Json | None, AgentScalingTarget | None]:
         for body in self._all("AgentScalingTarget", namespace):
@@ -226,16 +237,8 @@ class World:
 
     async def _refused(self, namespace: str, name: str, body: Json, error: SpecError) -> None:
         log.warning("pool is wrong", extra={"namespace": namespace, "pool": name, "error": str(error)})
-        generation = int(body["metadata"].get("generation", 0))
-        before = (body.get("status") or {}).get("conditions") or ()
-        wish = ConditionWish("Ready", False, "SpecWrong", str(error))
         try:
-            await self.status.write(
-                "AgentPool",
-                namespace,
-                name,
-                {"observedGeneration": generation, "conditions": conditions([wish], before, generation)},
-            )
+            await self.status.say(body, ConditionWish("Ready", False, "SpecWrong", str(error)))
         except MeshError as problem:
             log.warning("status not written", extra={"pool": name, "error": str(problem)})
 
@@ -244,54 +247,7 @@ class World:
         pool = parse(body)
         assert isinstance(pool, AgentPool)
         await self.namespace(namespace).control.remove(pool)
-        self.namespace(namespace).routes_wanted.set()
-
-    # -- routes
-
-    async def _keep_routes(self, namespace: Namespace) -> None:
-        """Compile the route table whenever a pool or subscription changed."""
-        while True:
-            await namespace.routes_wanted.wait()
-            await asyncio.sleep(0.1)  # what is applied together is compiled together
-            namespace.routes_wanted.clear()
-            try:
-                await self._route(namespace)
-            except (MeshError, OSError) as error:
-                log.warning("routes not compiled", extra={"mesh": namespace.mesh.mesh, "error": str(error)})
-                await asyncio.sleep(ERROR_PAUSE)
-                namespace.routes_wanted.set()
-
-    async def _route(self, namespace: Namespace) -> None:
-        name = namespace.mesh.mesh
-        pools: list[AgentPool] = []
-        subscriptions: list[AgentSubscription] = []
-        bodies: dict[str, Json] = {}
-        for body in (*self._all("AgentPool", name), *self._all("AgentSubscription", name)):
-            if body["metadata"].get("deletionTimestamp"):
-                continue
-            bodies[f"{body['kind']}/{body['metadata']['name']}"] = body
-            try:
-                made = parse(body)
-            except SpecError as error:
-                log.warning("object left out of the routes", extra={"error": str(error)})
-                continue
-            if isinstance(made, AgentPool):
-                pools.append(made)
-            elif isinstance(made, AgentSubscription):
-                subscriptions.append(made)
-        said = await namespace.control.route(pools, subscriptions)
-        for (kind, object_name), wish in said.items():
-            if kind != "AgentSubscription":
-                continue
-            body = bodies[f"{kind}/{object_name}"]
-            generation = int(body["metadata"].get("generation", 0))
-            before = (body.get("status") or {}).get("conditions") or ()
-            await self.status.write(
-                kind,
-                name,
-                object_name,
-                {"observedGeneration": generation, "conditions": conditions([wish], before, generation)},
-            )
+        self.namespace(namespace).routing.wanted.set()
 
 
 def _asks_the_same(before: Json, after: Json) -> bool:

@@ -30,7 +30,7 @@ class NotFound(RetryLater):
 class _Api(Protocol):
     """What we use of the library's ApiClient, whose own types differ from version to version."""
 
-    def param_serialize(self, method: str, resource_path: str, **options: Any) -> tuple[Any, ...]: ...
+    async def param_serialize(self, method: str, resource_path: str, **options: Any) -> tuple[Any, ...]: ...
 
     async def call_api(self, *parts: Any, _request_timeout: float) -> Any: ...
 
@@ -67,7 +67,7 @@ class KubeClient:
     ) -> Json:
         """Return the answer's JSON."""
         headers = {"Accept": JSON, "Content-Type": content_type}
-        parts = self._api.param_serialize(
+        parts = await self._api.param_serialize(
             method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
         )
         try:

@@ -52,7 +52,7 @@ AgentType = Annotated[str, Field(pattern=AGENT_TYPE_PATTERN, max_length=limits.M
 Image = Annotated[str, Field(pattern=IMAGE_PATTERN, max_length=512)]
 Replicas = Annotated[int, Field(ge=0, le=MAX_REPLICAS)]
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
-Serial = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Serial = Annotated[int, Field(ge=0, le=2**53)]  # the API server keeps bounds as floats
 Ratio = Annotated[float, Field(ge=0)]
 Seconds = Annotated[int, Field(ge=0, le=86_400)]
 SomeSeconds = Annotated[int, Field(ge=1, le=86_400)]

@@ -71,7 +71,11 @@ class Model(BaseModel):
 def cel_rules(model: type[Model]) -> list[Json]:
     """Return the model's rules as `x-kubernetes-validations`."""
     every: tuple[Rule | ChangeRule, ...] = (*model.rules, *model.change_rules)
-    return [
-        {"rule": rule.cel, "message": rule.message, "fieldPath": rule.field, "reason": "FieldValueInvalid"}
-        for rule in every
-    ]
+    return [_validation(rule) for rule in every]
+
+
+def _validation(rule: Rule | ChangeRule) -> Json:
+    made = {"rule": rule.cel, "message": rule.message, "fieldPath": rule.field, "reason": "FieldValueInvalid"}
+    if rule.field.startswith(".metadata"):
+        del made["fieldPath"]  # the API server knows no such path in our schema; the message names the field
+    return made

@@ -19,6 +19,7 @@ KEPT: Final[tuple[str, ...]] = (
 )
 DROPPED: Final = ("title", "$defs", "examples", "const", "anyOf", "uniqueItems")
 EXTENSION: Final = "x-kubernetes-"
+RULES: Final = EXTENSION + "validations"
 INT_OR_STRING: Final = EXTENSION + "int-or-string"
 PRESERVE: Final = EXTENSION + "preserve-unknown-fields"
 LIST_TYPE: Final = EXTENSION + "list-type"
@@ -109,9 +110,14 @@ class _Converter:
 
 
 def _lean(default: Any, schema: Mapping[str, Any]) -> Any:
-    """Leave out of an object's default what the defaults of its fields say anyway."""
+    """Leave out of an object's default what the defaults of its fields say anyway.
+
+    An object with rules keeps it all: the API server tries the rules on the default as it is written.
+    """
     if not isinstance(default, dict) or "properties" not in schema:
         return default
+    if RULES in schema:
+        return {name: value for name, value in default.items() if value is not None}
     lean = {}
     for name, value in default.items():
         field = schema["properties"].get(name, {})

@@ -175,7 +175,7 @@ class Dev:
             for name, pool in manifests.pools.items():
                 report = await control.look(pool, manifests.targets.get(name), manifests.code_of(pool))
                 for event in report.events:
-                    self._view.say(f"{name}: {event}")
+                    self._view.say(f"{name}: {event.reason}: {event}")
                 self._reports[name] = report
         except (MeshError, OSError) as error:
             self._once(("loop", ""), f"{type(error).__name__}: {error}")

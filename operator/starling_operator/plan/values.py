@@ -145,6 +145,18 @@ class ConditionWish:
 
 
 @dataclass(frozen=True, slots=True)
+class EventWish:
+    """Something that happened, to be told to people. reason: one CamelCase word, as on Kubernetes events."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The next step. map, replicas, replace: None means: as it is.
 

@@ -53,6 +53,9 @@ class BrokenStage:
     async def start_operator(self) -> None:
         raise DemoFailed("no operator")
 
+    async def checks(self) -> Mapping[str, tuple[bool, str]]:
+        return {}
+
 
 async def test_a_demo_that_crashes_writes_its_result_with_the_reason_and_stops_what_it_started(tmp_path: Path) -> None:
     stage, said = BrokenStage(), list[str]()
