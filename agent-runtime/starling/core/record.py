@@ -184,12 +184,12 @@ class Record:
                 done={Inlet.parse(i): Done(ranges, partly) for i, (ranges, partly) in value.get("d", {}).items()},
                 seen={Source(shard, Lane(lane)): number for shard, lane, number in value.get("s", ())},
                 counters=_by_target(value.get("n", ())),
-                frames=[Frame(Target(*item[:4]), *item[4:]) for item in value.get("x", ())],
+                frames=tuple(Frame(Target(*item[:4]), *item[4:]) for item in value.get("x", ())),
                 confirmed=_by_target(value.get("y", ())),
                 cells={key: Cell(*cell) for key, cell in value.get("c", {}).items()},
-                replies=[ReplyRecord(*reply) for reply in value.get("rp", ())],
-                frame_refs=[FrameRef(*ref) for ref in value.get("xr", ())],
-                cell_refs=[CellRef(*ref) for ref in value.get("cr", ())],
+                replies=tuple(ReplyRecord(*reply) for reply in value.get("rp", ())),
+                frame_refs=tuple(FrameRef(*ref) for ref in value.get("xr", ())),
+                cell_refs=tuple(CellRef(*ref) for ref in value.get("cr", ())),
                 owed=bool(value.get("ow", False)),
             )
         except Exception as error:

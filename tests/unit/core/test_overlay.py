@@ -55,6 +55,13 @@ def test_the_answer_for_an_older_version_does_not_let_the_newer_one_go() -> None
     assert made.known["a"] == Known(40, 5)
 
 
+def test_an_answer_that_comes_after_the_cell_was_found_in_the_table_is_only_remembered() -> None:
+    made = overlay(a=5)
+    made.found("a", 40, TableValue(5, 1, b"one"))
+    made.acknowledged("a", 5, 40)
+    assert (made.entries, made.known["a"]) == ({}, Known(40, 5))
+
+
 def test_a_write_without_an_answer_stays_and_is_compared_before_it_is_repeated() -> None:
     made = overlay(a=5)
     made.known["a"] = Known(3, 2)

@@ -53,12 +53,12 @@ RECORDS = st.builds(
     done=st.dictionaries(st.sampled_from(INLETS), DONE),
     seen=st.dictionaries(SOURCES, NUMBERS, max_size=3),
     counters=st.dictionaries(TARGETS, NUMBERS, max_size=3),
-    frames=st.lists(st.builds(Frame, TARGETS, NUMBERS, NUMBERS, BYTES, TEXT), max_size=3),
+    frames=st.lists(st.builds(Frame, TARGETS, NUMBERS, NUMBERS, BYTES, TEXT), max_size=3).map(tuple),
     confirmed=st.dictionaries(TARGETS, NUMBERS, max_size=3),
     cells=st.dictionaries(TEXT, st.builds(Cell, SMALL, st.none() | BYTES), max_size=3),
-    replies=st.lists(st.builds(ReplyRecord, TEXT, BYTES), max_size=3),
-    frame_refs=st.lists(st.builds(FrameRef, NUMBERS, SMALL), max_size=3),
-    cell_refs=st.lists(st.builds(CellRef, NUMBERS, TEXT), max_size=3),
+    replies=st.lists(st.builds(ReplyRecord, TEXT, BYTES), max_size=3).map(tuple),
+    frame_refs=st.lists(st.builds(FrameRef, NUMBERS, SMALL), max_size=3).map(tuple),
+    cell_refs=st.lists(st.builds(CellRef, NUMBERS, TEXT), max_size=3).map(tuple),
     owed=st.booleans(),
 )
 
