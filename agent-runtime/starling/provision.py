@@ -124,7 +124,7 @@ def dead_letter_stream(names: PoolNames, spec: PoolStreams) -> StreamSpec:
     """Return the pool's dead-letter stream: bounded, the oldest go first."""
     return StreamSpec(
         name=names.dead_letters,
-        subjects=(names.dead_subject,),
+        subjects=(names.dead_subject, names.replay_subjects),
         max_messages=limits.DEAD_LETTER_LIMIT,
         max_bytes=limits.DEAD_LETTER_MAX_BYTES,
         duplicate_window=120.0,

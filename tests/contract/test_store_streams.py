@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 from starling.core.names import bucket_subject
-from starling.errors import Unreachable
+from starling.errors import UnknownPool, Unreachable
 from starling.ports.store import Expect, Refused, Signal, Store, Stored, StreamSpec
 
-from .conftest import BOUND, World, is_connected, put
+from .conftest import BOUND, World, is_connected, put, read_until
 
 
 async def test_a_stream_is_new_once(world: World, store: Store) -> None:
@@ -188,3 +188,43 @@ async def test_a_closed_store_sends_nothing(world: World, store: Store) -> None:
         await store.publish(f"{s}.a", b"")
     with pytest.raises(Unreachable):
         await store.signal(f"{s}.a")
+
+
+async def test_one_message_is_removed_and_the_others_stay(world: World, store: Store) -> None:
+    name, s = await world.stream(store)
+    for body in (b"1", b"2", b"3"):
+        await put(store, f"{s}.a", body)
+    assert await store.remove(name, 2)
+    assert [message.data for message in await store.page(name, f"{s}.a", 1)] == [b"1", b"3"]
+    assert not await store.remove(name, 2)
+    assert not await store.remove(name, 99)
+    info = await store.stream_info(name)
+    assert info is not None
+    assert (info.messages, info.last_sequence) == (2, 3)
+
+
+async def test_a_reader_leaves_out_what_was_removed_before_it_came(world: World, store: Store) -> None:
+    name, s = await world.stream(store)
+    for body in (b"1", b"2", b"3"):
+        await put(store, f"{s}.a", body)
+    await store.remove(name, 2)
+    reader = await store.reader(name, f"{s}.a", after=0)
+    try:
+        assert [message.data for message in await read_until(reader, 2)] == [b"1", b"3"]
+    finally:
+        await reader.close()
+
+
+async def test_removing_from_a_stream_that_is_not_there_says_so(store: Store) -> None:
+    with pytest.raises(UnknownPool):
+        await store.remove("nowhere", 1)
+
+
+async def test_info_tells_the_limits_of_the_stream(world: World, store: Store) -> None:
+    name, _ = await world.stream(
+        store, max_messages=7, max_bytes=100_000, max_messages_per_subject=3, discard_new=True, duplicate_window=9.0
+    )
+    info = await store.stream_info(name)
+    assert info is not None
+    assert (info.max_messages, info.max_bytes, info.max_messages_per_subject) == (7, 100_000, 3)
+    assert (info.discard_new, info.duplicate_window, info.replicas) == (True, 9.0, 1)

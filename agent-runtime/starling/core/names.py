@@ -112,6 +112,14 @@ class PoolNames(NamedTuple):
     def dead_subject(self) -> str:
         return f"st.{self.mesh}.{self.pool}.dead"
 
+    def replay_subject(self, sequence: int) -> str:
+        """Where it is noted, in the same stream, that a dead letter is being put back at its target."""
+        return f"{self.dead_subject}.replay.{sequence}"
+
+    @property
+    def replay_subjects(self) -> str:
+        return f"{self.dead_subject}.replay.*"
+
     def taken(self, shard: ShardId | str) -> str:
         """Core message after each take; its body is the journal sequence of the take record."""
         return f"st.{self.mesh}.{self.pool}.taken.{shard}"

@@ -5,18 +5,52 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final
 
 import msgpack
 
 from starling.core.envelope import Envelope
 from starling.core.record import Frame
-from starling.errors import DecodeError
+from starling.errors import CallFailed, DecodeError, DoNotRetry, HandlerFailed, MessageError, RetryLater, RouteError
+
+STACK_LIMIT: Final = 8192
+
+
+class Severity(StrEnum):
+    """How much a dead letter matters, worst first."""
+
+    CRITICAL = "critical"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+
+    @property
+    def rank(self) -> int:
+        """0 for the worst."""
+        return list(Severity).index(self)
+
+
+_BY_CLASS: Final[tuple[tuple[Severity, tuple[type[BaseException], ...]], ...]] = (
+    (Severity.CRITICAL, (MemoryError, SystemError, RecursionError)),
+    (Severity.HIGH, (HandlerFailed,)),
+    (Severity.MEDIUM, (RetryLater, RouteError, CallFailed, OSError, TimeoutError)),
+    (Severity.LOW, (MessageError, DoNotRetry)),
+)
+
+
+def severity_of(error: BaseException) -> Severity:
+    """By class only. The world was not ready: medium; the message was wrong: low; what nobody foresaw: high."""
+    return next((severity for severity, classes in _BY_CLASS if isinstance(error, classes)), Severity.HIGH)
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A message that was given up on. time: seconds since 1970; envelope: None when it could not be read."""
+    """A message that was given up on. time: seconds since 1970; reason: class name of the error.
+
+    envelope: the message, with its id, headers and target; None when it could not be read, or was a whole frame
+    that found no mailbox: `raw` holds the bytes then.
+    """
 
     reason: str
     text: str
@@ -25,6 +59,7 @@ class DeadLetter:
     time: float
     envelope: Envelope | None
     raw: bytes = b""
+    severity: Severity = Severity.HIGH
 
     def pack(self) -> bytes:
         value: dict[str, Any] = {
@@ -35,6 +70,7 @@ class DeadLetter:
             "time": self.time,
             "envelope": self.envelope.pack() if self.envelope else b"",
             "raw": self.raw,
+            "severity": self.severity.value,
         }
         return msgpack.packb(value)  # type: ignore[no-any-return]
 
@@ -44,9 +80,15 @@ class DeadLetter:
         try:
             value: Mapping[str, Any] = msgpack.unpackb(data)
             packed = value["envelope"]
-            envelope = Envelope.from_map(msgpack.unpackb(packed)) if packed else None
             return cls(
-                value["reason"], value["text"], value["stack"], value["attempts"], value["time"], envelope, value["raw"]
+                reason=value["reason"],
+                text=value["text"],
+                stack=value["stack"],
+                attempts=value["attempts"],
+                time=value["time"],
+                envelope=Envelope.from_map(msgpack.unpackb(packed)) if packed else None,
+                raw=value["raw"],
+                severity=Severity(value.get("severity", Severity.HIGH)),
             )
         except Exception as error:
             raise DecodeError(f"dead letter: {error!r}") from error
@@ -54,14 +96,15 @@ class DeadLetter:
 
 def dead_letter(envelope: Envelope, error: BaseException, *, attempts: int, now: float) -> tuple[str, bytes]:
     """Return message id and body of the dead letter for an envelope."""
-    stack = "".join(traceback.format_exception(error))[-8192:]
-    letter = DeadLetter(type(error).__name__, str(error), stack, attempts, now, envelope)
-    return f"{envelope.id}-{envelope.target}-{attempts}", letter.pack()
+    stack = "".join(traceback.format_exception(error))[-STACK_LIMIT:]
+    letter = DeadLetter(type(error).__name__, str(error), stack, attempts, now, envelope, severity=severity_of(error))
+    # With the time: a message that was put back and failed again is another letter, not a repeat of the first.
+    return f"{envelope.id}-{envelope.target}-{attempts}-{int(now * 1000)}", letter.pack()
 
 
 def unreadable(raw: bytes, error: BaseException, *, where: str, now: float) -> tuple[str, bytes]:
     """Return message id and body of the dead letter for bytes that are no envelope. where: names their position."""
-    letter = DeadLetter(type(error).__name__, str(error), "", 0, now, None, raw)
+    letter = DeadLetter(type(error).__name__, str(error), "", 0, now, None, raw, Severity.MEDIUM)
     return f"unreadable-{where}", letter.pack()
 
 
@@ -69,5 +112,8 @@ def undeliverable(frame: Frame, *, source: str, now: float) -> tuple[str, bytes]
     """Return message id and body of the dead letter for a frame whose target has no mailbox."""
     target = frame.target
     text = f"pool {target.pool} (incarnation {target.incarnation}) has had no mailbox {target.shard} for too long"
-    letter = DeadLetter("NoSuchPool", text, "", 0, now, None, frame.body)
+    letter = DeadLetter(NO_SUCH_POOL, text, "", 0, now, None, frame.body, Severity.HIGH)
     return f"undeliverable-{source}-{target.pool}-{target.incarnation}-{target.shard}-{frame.number}", letter.pack()
+
+
+NO_SUCH_POOL: Final = "NoSuchPool"

@@ -103,7 +103,7 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
-    """What a stream holds. subjects: messages by subject; metadata as written."""
+    """What a stream holds, and its limits (None: no limit). subjects: messages by subject; metadata as written."""
 
     name: str
     messages: int
@@ -113,6 +113,12 @@ class StreamInfo:
     subjects: Mapping[str, int]
     metadata: Mapping[str, str]
     max_messages_per_subject: int | None
+    max_messages: int | None = None
+    max_bytes: int | None = None
+    discard_new: bool = False
+    duplicate_window: float = 0.0
+    """Seconds in which a repeated message id counts once."""
+    replicas: int = 1
 
 
 class Reader(Protocol):
@@ -183,6 +189,10 @@ class Store(Protocol):
 
     async def purge(self, stream: str, subject: str, below: int) -> None:
         """Remove the messages of a subject with a sequence smaller than `below`."""
+        ...
+
+    async def remove(self, stream: str, sequence: int) -> bool:
+        """Remove one message; False when it is not there. Raises Unreachable; UnknownPool when there is no stream."""
         ...
 
     async def reader(self, stream: str, subject: str, after: int | None) -> Reader:

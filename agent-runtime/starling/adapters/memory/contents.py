@@ -1,4 +1,4 @@
-"""What one copy of a stream holds. Messages of a subject only ever go from its front."""
+"""What one copy of a stream holds. Messages of a subject go from its front, but for single ones taken out."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class Contents:
         self.size_bytes = 0
         self.removals = 0
         """Counts removals, so that a reader knows when to look which of its messages are still there."""
+        self._taken_out: set[int] = set()
 
     def add(self, message: Message) -> None:
         """Store the next message."""
@@ -48,10 +49,26 @@ class Contents:
         if not queue:
             del self.by_subject[subject]
 
+    def take_out(self, sequence: int) -> bool:
+        """Remove one message; False when it is not there."""
+        for subject, queue in self.by_subject.items():
+            found = next((message for message in queue if message.sequence == sequence), None)
+            if found is not None:
+                queue.remove(found)
+                self.size_bytes -= stored_bytes(found)
+                self.messages -= 1
+                self.removals += 1
+                self._taken_out.add(sequence)
+                if not queue:
+                    del self.by_subject[subject]
+                return True
+        return False
+
     def holds(self, message: Message) -> bool:
         """Whether a message that was stored is still there."""
         queue = self.by_subject.get(message.subject)
-        return queue is not None and queue[0].sequence <= message.sequence
+        front = queue[0].sequence if queue else message.sequence + 1
+        return front <= message.sequence and message.sequence not in self._taken_out
 
     def last(self, subject: str) -> Message | None:
         queue = self.by_subject.get(subject)

@@ -9,7 +9,7 @@ from starling.ports.store import Message
 
 FOLLOWERS = 2
 
-_Change = Callable[[Contents], None]
+_Change = Callable[[Contents], object]
 
 
 class Replicas:
@@ -25,6 +25,9 @@ class Replicas:
 
     def removed(self, subject: str, below: int) -> None:
         self._changes.append(lambda contents: contents.remove(subject, below))
+
+    def taken_out(self, sequence: int) -> None:
+        self._changes.append(lambda contents: contents.take_out(sequence))
 
     def view(self, follower: int, behind: int) -> Contents:
         """Return a follower after it has caught up to at most `behind` changes; it never goes back."""

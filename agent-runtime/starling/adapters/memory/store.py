@@ -238,6 +238,9 @@ class MemoryStore:
         )
         await self.ensure_stream(spec)
 
+    async def remove(self, stream: str, sequence: int) -> bool:
+        return await self._request(lambda: self._server.stream(stream).take_out(sequence))
+
     async def reader(self, stream: str, subject: str, after: int | None) -> Reader:
         def open_() -> MemoryReader:
             reader = MemoryReader(self, self._server.stream(stream), subject, after, self._weather)

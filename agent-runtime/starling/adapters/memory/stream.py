@@ -140,6 +140,12 @@ class MemoryStream:
         for subject in self.contents.subjects(pattern):
             self._remove(subject, below)
 
+    def take_out(self, sequence: int) -> bool:
+        """Remove one message; False when it is not there."""
+        if self.replicas is not None:
+            self.replicas.taken_out(sequence)
+        return self.contents.take_out(sequence)
+
     def _remove(self, subject: str, below: int) -> None:
         self.contents.remove(subject, below)
         if self.replicas is not None:
@@ -207,4 +213,9 @@ class MemoryStream:
             subjects=subjects,
             metadata=dict(self._metadata),
             max_messages_per_subject=self.spec.max_messages_per_subject,
+            max_messages=self.spec.max_messages,
+            max_bytes=self.spec.max_bytes,
+            discard_new=self.spec.discard_new or self.spec.discard_new_per_subject,
+            duplicate_window=self._window,
+            replicas=self.spec.replicas,
         )

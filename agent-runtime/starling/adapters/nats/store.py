@@ -93,6 +93,9 @@ class NatsStore:
     async def purge(self, stream: str, subject: str, below: int) -> None:
         await self._streams.purge(stream, subject, below)
 
+    async def remove(self, stream: str, sequence: int) -> bool:
+        return await self._streams.remove(stream, sequence)
+
     async def reader(self, stream: str, subject: str, after: int | None) -> Reader:
         reader = NatsReader(self._connection, self._requests, stream, subject, after)
         await reader.open()

@@ -63,7 +63,6 @@ class Streams:
             subjects.update(page)
             if not page or len(subjects) >= found.get("total", 0):
                 break
-        most = config["max_msgs_per_subject"]
         return StreamInfo(
             name=name,
             messages=state["messages"],
@@ -72,7 +71,12 @@ class Streams:
             last_sequence=state["last_seq"],
             subjects=subjects,
             metadata=_metadata(config),
-            max_messages_per_subject=most if most > 0 else None,
+            max_messages_per_subject=_read_limit(config, "max_msgs_per_subject"),
+            max_messages=_read_limit(config, "max_msgs"),
+            max_bytes=_read_limit(config, "max_bytes"),
+            discard_new=config.get("discard") == "new",
+            duplicate_window=config.get("duplicate_window", 0) / _NANOSECONDS,
+            replicas=config.get("num_replicas", 1),
         )
 
     async def purge(self, name: str, subject: str, below: int) -> None:
@@ -83,6 +87,16 @@ class Streams:
             await self._requests.api(f"STREAM.PURGE.{name}", {"filter": subject, "seq": below})
         except ApiError as error:
             raise _translated(name, error) from error
+
+    async def remove(self, name: str, sequence: int) -> bool:
+        """Remove one message; False when there is none."""
+        try:
+            await self._requests.api(f"STREAM.MSG.DELETE.{name}", {"seq": sequence, "no_erase": True})
+        except ApiError as error:
+            if error.code in wire.NO_SUCH_MESSAGE:
+                return False
+            raise _translated(name, error) from error
+        return True
 
     async def check_exists(self, name: str) -> None:
         """Raise UnknownPool when JetStream says that there is no such stream, Unreachable when it says nothing."""
@@ -155,6 +169,11 @@ def _config(spec: StreamSpec) -> dict[str, Any]:
 
 def _limit(value: int | None) -> int:
     return -1 if value is None else value
+
+
+def _read_limit(config: dict[str, Any], field: str) -> int | None:
+    value = int(config.get(field, -1))
+    return value if value > 0 else None
 
 
 def _nanoseconds(seconds: float | None) -> int:
