@@ -1,0 +1,126 @@
+"""`starling send`, `call`, `publish`: messages from the command line."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from starling.cli.common import (
+    LOCAL_MESH,
+    LOCAL_NATS,
+    AsJson,
+    MeshName,
+    Nats,
+    Timeout,
+    agent_of,
+    message_of,
+    readable,
+    run,
+    say,
+    show,
+    show_json,
+)
+from starling.client import connect
+from starling.core.ids import AgentId, TopicId
+from starling.errors import SpecError
+
+Agent = Annotated[str, typer.Argument(metavar="TYPE/KEY", help="The agent.")]
+Message = Annotated[str, typer.Argument(help="Name of the message and its JSON body: 'Add {\"x\": 1}'.")]
+MessageId = Annotated[str | None, typer.Option("--id", help="A repeat of this id within 30 s counts once.")]
+Headers = Annotated[list[str] | None, typer.Option("--header", "-H", help="name=value; may be given again.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(send)
+    app.command()(call)
+    app.command()(publish)
+
+
+def send(
+    agent: Agent,
+    message: Message,
+    message_id: MessageId = None,
+    header: Headers = None,
+    as_json: AsJson = False,
+    nats: Nats = LOCAL_NATS,
+    mesh: MeshName = LOCAL_MESH,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Send a message to an agent; it is stored when this returns."""
+    target, (name, body), headers = agent_of(agent), message_of(message), _headers(header)
+
+    async def work() -> None:
+        async with connect(nats, mesh=mesh, name="starling send") as client:
+            stored = await client.send_raw(target, name, body, id=message_id, headers=headers, timeout=timeout)
+        text = f"stored at {stored.sequence}{' (repeat)' if stored.duplicate else ''}"
+        show(as_json, {"sequence": stored.sequence, "duplicate": stored.duplicate}, text)
+
+    run(work())
+
+
+def call(
+    agent: Agent,
+    message: Message,
+    header: Headers = None,
+    as_json: AsJson = False,
+    nats: Nats = LOCAL_NATS,
+    mesh: MeshName = LOCAL_MESH,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Call an agent and print its answer, which comes after the commit of its turn."""
+    target, (name, body), headers = agent_of(agent), message_of(message), _headers(header)
+
+    async def work() -> None:
+        async with connect(nats, mesh=mesh, name="starling call") as client:
+            answer_type, answer = await client.call_raw(target, name, body, timeout=timeout, headers=headers)
+        show_answer(as_json, target, answer_type, answer)
+
+    run(work())
+
+
+def publish(
+    topic: Annotated[str, typer.Argument(metavar="TOPIC/SOURCE", help="The topic and what it is about.")],
+    message: Message,
+    message_id: MessageId = None,
+    header: Headers = None,
+    as_json: AsJson = False,
+    nats: Nats = LOCAL_NATS,
+    mesh: MeshName = LOCAL_MESH,
+    timeout: Timeout = 30.0,
+) -> None:
+    """Publish a message to a topic; it is stored for every subscriber when this returns."""
+    kind, slash, source = topic.partition("/")
+    if not slash:
+        raise SpecError("topic", f"{topic!r} is not of the form type/source")
+    (name, body), headers = message_of(message), _headers(header)
+
+    async def work() -> None:
+        async with connect(nats, mesh=mesh, name="starling publish") as client:
+            stored = await client.publish_raw(
+                TopicId(kind, source), name, body, id=message_id, headers=headers, timeout=timeout
+            )
+        repeats = sum(accepted.duplicate for accepted in stored)
+        text = f"stored for {len(stored)} agents{f' ({repeats} repeats)' if repeats else ''}"
+        show(as_json, {"agents": len(stored), "duplicates": repeats}, text)
+
+    run(work())
+
+
+def show_answer(as_json: bool, target: AgentId, answer_type: str, answer: bytes) -> None:
+    """Print what an agent answered."""
+    if as_json:
+        show_json({"agent": str(target), "type": answer_type, "answer": readable(answer)})
+    else:
+        say(answer.decode(errors="backslashreplace"))
+
+
+def _headers(given: list[str] | None) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise SpecError("--header", f"{text!r} is not of the form name=value")
+        headers[name] = value
+    return headers
