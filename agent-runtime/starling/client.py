@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from starling.agent import Agent
+from starling.context import NO_HEADERS, checked_headers
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, TopicId
 from starling.core.routes import Target
@@ -97,6 +98,7 @@ class Mesh:
     ) -> tuple[Accepted, ...]:
         """As `publish`, for a message that is encoded already."""
         message_id = id if id is not None else self._new_id()
+        headers = checked_headers(headers)
         futures = [
             self._put(target, type_name, body, message_id, headers, topic=topic, user_id=id)
             for target in self._routes.current.targets(topic)
@@ -129,7 +131,9 @@ class Mesh:
                 message_id = user_id if user_id is not None else self._new_id()
                 for target in self._routes.current.targets(topic):
                     flow.add(
-                        self._put(target, type_name, body, message_id, None, topic=topic, user_id=user_id, patient=True)
+                        self._put(
+                            target, type_name, body, message_id, NO_HEADERS, topic=topic, user_id=user_id, patient=True
+                        )
                     )
                 count += 1
             await flow.until(0)
@@ -163,7 +167,7 @@ class Mesh:
         """As `send`, for a message that is encoded already."""
         message_id = id if id is not None else self._new_id()
         route = self._routes.current.target(target)
-        future = self._put(route, type_name, body, message_id, headers, topic=None, user_id=id)
+        future = self._put(route, type_name, body, message_id, checked_headers(headers), topic=None, user_id=id)
         async with asyncio.timeout(timeout):
             return await future
 
@@ -173,7 +177,7 @@ class Mesh:
         type_name: str,
         body: bytes,
         message_id: str,
-        headers: Mapping[str, str] | None,
+        headers: Mapping[str, str],
         *,
         topic: TopicId | None,
         user_id: str | None,
@@ -186,7 +190,7 @@ class Mesh:
             target=target.agent,
             topic=topic,
             created=int(self._wall() * 1000),
-            headers=headers or {},
+            headers=headers,
         )
         return self._producer.put(target, envelope, user_id=user_id, patient=patient)
 
@@ -213,7 +217,7 @@ class Mesh:
         headers: Mapping[str, str] | None = None,
     ) -> tuple[str, bytes]:
         """As `call`, for a message that is encoded already; return type name and body of the answer."""
-        return await self._calls.call(target, type_name, body, timeout=timeout, headers=headers or {})
+        return await self._calls.call(target, type_name, body, timeout=timeout, headers=checked_headers(headers))
 
     def agent(self, cls: type[A], key: str) -> A:
         """Return a typed stand-in for an agent: `await mesh.agent(Airport, "EWR").report(Ask(), timeout=5.0)`."""

@@ -1,0 +1,79 @@
+"""`starling send`, `call`, `publish` against a running mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from .conftest import RunningMesh, run_starling
+
+
+@pytest.mark.row("CP-39", part="send, call and publish")
+async def test_what_is_sent_and_published_is_there_when_the_agent_is_called(account_mesh: RunningMesh) -> None:
+    sent = await account_mesh.starling("send", "account/anna", 'cli.Paid {"amount": 5}')
+    assert (sent.code, sent.err) == (0, "")
+    assert sent.out.startswith("stored at ")
+    published = await account_mesh.starling("publish", "payment/anna", 'cli.Paid {"amount": 7}', "--json")
+    assert published.json == {"agents": 1, "duplicates": 0}
+    called = await account_mesh.starling("call", "account/anna", "cli.Ask")
+    assert called.out == '{"amount":12,"payments":2}\n'
+    told = (await account_mesh.starling("call", "account/anna", "cli.Ask", "--json")).json
+    assert told == {"agent": "account/anna", "type": "cli.Balance", "answer": {"amount": 12, "payments": 2}}
+
+
+async def test_the_same_id_twice_counts_once_and_the_answer_says_so(account_mesh: RunningMesh) -> None:
+    for expected in (False, True):
+        sent = await account_mesh.starling("send", "account/bo", 'cli.Paid {"amount": 5}', "--id", "one", "--json")
+        assert sent.json["duplicate"] is expected
+    assert (await account_mesh.starling("call", "account/bo", "cli.Ask")).out == '{"amount":5,"payments":1}\n'
+
+
+@pytest.mark.row("CP-39", part="errors are one clear line")
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (("send", "acount/anna", "cli.Paid"), 1, "no pool of this mesh runs agent type 'acount'"),
+        (("send", "account", "cli.Paid"), 2, "agent: 'account' is not of the form type/key"),
+        (("send", "account/anna", "cli.Paid {"), 2, "message: the body is no JSON"),
+        (("send", "account/anna", "cli.Paid", "-H", "x"), 2, "--header: 'x' is not of the form name=value"),
+        (("send", "account/anna", "cli.Paid", "-H", "St-V=1"), 2, "headers.St-V: names that start with"),
+        (("publish", "payment", "cli.Paid"), 2, "topic: 'payment' is not of the form type/source"),
+        (("call", "account/anna", "cli.Nothing"), 1, "no message class is registered as 'cli.Nothing'"),
+        (("call", "account/anna", 'cli.Paid {"amount": "x"}'), 1, "cli.Paid.amount: Input should be a valid integer"),
+    ],
+)
+async def test_what_is_wrong_is_one_clear_line(
+    account_mesh: RunningMesh, arguments: tuple[str, ...], code: int, line: str
+) -> None:
+    ran = await account_mesh.starling(*arguments)
+    assert ran.code == code
+    assert ran.err.startswith(f"starling: {line}")
+    assert ran.err.count("\n") == 1
+    assert ran.out == ""
+
+
+async def test_without_a_server_the_exit_code_is_3() -> None:
+    ran = await run_starling("send", "account/anna", "cli.Paid", "--nats", "nats://127.0.0.1:1")
+    assert ran.code == 3
+    assert ran.err.startswith("starling: no NATS server at nats://127.0.0.1:1")
+
+
+async def test_without_a_mesh_of_this_name_the_exit_code_is_3(account_mesh: RunningMesh) -> None:
+    ran = await run_starling("dead", "list", "--nats", account_mesh.server.url, "--mesh", "nowhere")
+    assert (ran.code, ran.out) == (3, "")
+    assert ran.err.startswith("starling: there is no mesh 'nowhere' on this NATS server")
+
+
+async def test_the_installed_program_ends_with_the_same_codes(account_mesh: RunningMesh) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", "from starling.cli import main; main()"),
+        *("send", "nobody/anna", "cli.Paid", "--nats", account_mesh.server.url, "--mesh", account_mesh.name),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(60.0):
+        out, err = await process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    assert err == b"starling: no pool of this mesh runs agent type 'nobody'\n"
