@@ -5,8 +5,28 @@ from starling.agent import Agent
 from starling.client import Mesh, connect
 from starling.context import Context
 from starling.core.ids import AgentId, TopicId
-from starling.handlers import event, rpc
+from starling.handlers import event, query, rpc
 from starling.messages import message
+from starling.migrations import migrate
+from starling.named_cells import Cells, OneCell, cell, cells
 from starling.topics import Topic
 
-__all__ = ["Agent", "AgentId", "Context", "Mesh", "Topic", "TopicId", "connect", "errors", "event", "message", "rpc"]
+__all__ = [
+    "Agent",
+    "AgentId",
+    "Cells",
+    "Context",
+    "Mesh",
+    "OneCell",
+    "Topic",
+    "TopicId",
+    "cell",
+    "cells",
+    "connect",
+    "errors",
+    "event",
+    "message",
+    "migrate",
+    "query",
+    "rpc",
+]

@@ -219,6 +219,36 @@ class Mesh:
         """As `call`, for a message that is encoded already; return type name and body of the answer."""
         return await self._calls.call(target, type_name, body, timeout=timeout, headers=checked_headers(headers))
 
+    async def query(
+        self,
+        target: AgentId,
+        message: object,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Ask an agent's `@query` handler and return its answer, which says what was committed lately.
+
+        It goes past the log to the owner of the agent's shard, and wakes no agent. The answer may be as old as the
+        time in which a pod that lost its connection is noticed (10 s). timeout: seconds, default 5. Raises as
+        `call`, but Unreachable when the shard has no owner for so long.
+        """
+        type_name, body = encode(message)
+        result_type, result = await self.query_raw(target, type_name, body, timeout=timeout, headers=headers)
+        return decode(result_type, result)
+
+    async def query_raw(
+        self,
+        target: AgentId,
+        type_name: str,
+        body: bytes,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> tuple[str, bytes]:
+        """As `query`, for a message that is encoded already; return type name and body of the answer."""
+        return await self._calls.queries.query(target, type_name, body, timeout=timeout, headers=headers or {})
+
     def agent(self, cls: type[A], key: str) -> A:
         """Return a typed stand-in for an agent: `await mesh.agent(Airport, "EWR").report(Ask(), timeout=5.0)`."""
         return client_proxy(self, cls, key)

@@ -75,6 +75,16 @@ class Codec:
             raise TooLarge(f"{self.name} has {len(body)} bytes, at most {self.limit} fit into a message")
         return body
 
+    def written(self, value: Any) -> bytes:
+        """Return what `dump` would, without its checks: to see whether a value has changed. Raises DecodeError."""
+        if self._write is None:
+            self._build(may_wait=False)
+            return self.written(value)
+        try:
+            return self._write(value, warnings=False)
+        except PydanticSerializationError as error:
+            raise DecodeError(_explained(self.name, self.cls, value, error)) from error
+
     def load(self, body: bytes) -> Any:
         """Raises DecodeError naming the field."""
         if self._read is None:

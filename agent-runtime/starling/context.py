@@ -37,6 +37,10 @@ class Outgoing(Protocol):
         self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
     ) -> tuple[str, bytes]: ...
 
+    async def query(
+        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
+    ) -> tuple[str, bytes]: ...
+
 
 class Context:
     """One turn. `send` and `publish` fill its outbox, which the commit makes true; `call` waits for an answer.
@@ -121,8 +125,29 @@ class Context:
         )
         return decode(result_type, result)
 
+    async def query(
+        self,
+        target: Target,
+        message: object,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Ask another agent's `@query` handler and return its answer: what it had committed when it answered.
+
+        timeout: seconds, default 5, at most what is left of our own deadline. Raises UnknownAgentType, CallTimeout,
+        CantHandle, HandlerFailed, Unreachable. A repeated turn may get another answer.
+        """
+        if timeout is not None and not timeout > 0:
+            raise SpecError("timeout", f"is {timeout!r} s; give more than 0, or None for the default")
+        type_name, body = encode(message)
+        result_type, result = await self._outgoing.query(
+            address(target), type_name, body, timeout, self._passed_on(headers)
+        )
+        return decode(result_type, result)
+
     def agent(self, cls: type[A], key: str) -> A:
-        """Return a stand-in for an agent: its events are sent with this turn's commit, its rpcs are called."""
+        """Return a stand-in for an agent: its events are sent with this turn's commit, rpcs and queries are awaited."""
         from starling.proxies import stand_in
 
         return stand_in(self, cls, key)

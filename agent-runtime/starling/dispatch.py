@@ -19,7 +19,9 @@ from starling.messages import JSON, PLAIN, registry
 log = logging.getLogger(__name__)
 
 _WAITS: Final = frozenset({"GET_AWAITABLE", "GET_AITER", "GET_ANEXT", "BEFORE_ASYNC_WITH", "SEND", "YIELD_VALUE"})
-_TAKEN_NAMES: Final = frozenset({"id", "log", "state", "type"})
+_TAKEN_NAMES: Final = frozenset(
+    {"id", "log", "state", "type", "on_activate", "on_close", "on_passivate", "on_unhandled"}
+)
 _WARNING_LEVEL: Final = 6  # from warnings.warn up to the class statement
 
 
@@ -43,13 +45,14 @@ class Handler:
         messages: tuple[Codec, ...],
         results: Mapping[Any, Codec],
         with_context: bool,
+        has_cells: bool = False,
     ) -> None:
         self.name = name
         self.kind = method.kind
         self.match = method.match
         self.messages = messages
         self.results = results
-        self.suspends = suspends(method.function)
+        self.suspends = has_cells or suspends(method.function)
         function = method.function
         self.start: Callable[[Any, Any, Any], Coroutine[Any, Any, Any]] = (
             function if with_context else lambda agent, message, _: function(agent, message)
@@ -96,14 +99,24 @@ class Dispatch:
         self._otherwise = otherwise
         self._events: dict[str, _Route] = {}
         self._calls: dict[str, _Route] = {}
+        self._queries: dict[str, _Route] = {}
 
     def find(self, type_name: str, body: bytes, is_call: bool, content_type: str = JSON) -> tuple[Handler, Any]:
         """Return the handler for a message, and the message. Raises CantHandle, UnregisteredType, DecodeError."""
-        known = self._calls if is_call else self._events
+        known, kinds = (self._calls, _CALL) if is_call else (self._events, _EVENT)
+        return self._find(known, kinds, type_name, body, content_type)
+
+    def find_query(self, type_name: str, body: bytes, content_type: str = JSON) -> tuple[Handler, Any]:
+        """Return the query handler for a message, and the message. Raises as `find`."""
+        return self._find(self._queries, _QUERY, type_name, body, content_type)
+
+    def _find(
+        self, known: dict[str, _Route], kinds: tuple[Kind, ...], type_name: str, body: bytes, content_type: str
+    ) -> tuple[Handler, Any]:
         route = known.get(type_name)
         if route is None or content_type:
             codec = registry.codec(type_name, content_type)
-            route = known[type_name] = self._route(codec, is_call)
+            route = known[type_name] = self._route(codec, kinds)
         message = route.codec.load(body)
         if route.only is not None:
             return route.only, message
@@ -112,16 +125,28 @@ class Dispatch:
                 return handler, message
         raise CantHandle(f"no handler of {self._agent_type} takes this {type_name}: none of their `match` says so")
 
-    def _route(self, codec: Codec, is_call: bool) -> _Route:
-        bases = (codec.cls,) if codec.cls in PLAIN or not isinstance(codec.cls, type) else codec.cls.__mro__
-        for kind in (Kind.RPC, Kind.EVENT) if is_call else (Kind.EVENT, Kind.RPC):
-            handlers = [h for h in self._handlers if h.kind is kind]
-            choices = [h for base in bases for h in _of_class(handlers, base)]
-            if choices:
+    def _route(self, codec: Codec, kinds: tuple[Kind, ...]) -> _Route:
+        for kind in kinds:
+            if choices := self._choices(codec, kind):
                 return _Route(codec, choices[0] if choices[0].match is None else None, tuple(choices))
-        if self._otherwise is not None and not is_call:
+        if self._otherwise is not None and kinds is _EVENT:
             return _Route(codec, self._otherwise, ())
-        raise CantHandle(f"{self._agent_type} has no handler that takes {codec.name}")
+        problem = f"{self._agent_type} has no handler that takes {codec.name}"
+        if kinds is _QUERY and (others := self._choices(codec, Kind.RPC) or self._choices(codec, Kind.EVENT)):
+            raise CantHandle(f"{problem} as a query; {others[0].name} is an @{others[0].kind.value}")
+        if kinds is not _QUERY and (others := self._choices(codec, Kind.QUERY)):
+            raise CantHandle(f"{problem} through the log; {others[0].name} is a @query: ask it by `query`")
+        raise CantHandle(problem)
+
+    def _choices(self, codec: Codec, kind: Kind) -> list[Handler]:
+        bases = (codec.cls,) if codec.cls in PLAIN or not isinstance(codec.cls, type) else codec.cls.__mro__
+        handlers = [h for h in self._handlers if h.kind is kind]
+        return [h for base in bases for h in _of_class(handlers, base)]
+
+
+_EVENT: Final = (Kind.EVENT, Kind.RPC)
+_CALL: Final = (Kind.RPC, Kind.EVENT)
+_QUERY: Final = (Kind.QUERY,)
 
 
 def _of_class(handlers: list[Handler], cls: Any) -> list[Handler]:
@@ -132,16 +157,16 @@ def _of_class(handlers: list[Handler], cls: Any) -> list[Handler]:
     )
 
 
-def handlers_of(cls: type, local_names: Mapping[str, Any]) -> dict[str, Handler]:
+def handlers_of(cls: type, local_names: Mapping[str, Any], *, has_cells: bool = False) -> dict[str, Handler]:
     """Return the class's handlers by method name, sorted. local_names: what its annotations may name beside globals.
 
-    Raises SpecError.
+    has_cells: the end of a turn may read, so that each turn has a task. Raises SpecError.
     """
     found: dict[str, Handler] = {}
     for name in sorted(dir(cls)):
         method = inspect.getattr_static(cls, name, None)
         if isinstance(method, HandlerMethod):
-            found[name] = _handler(cls, name, method, local_names)
+            found[name] = _handler(cls, name, method, local_names, has_cells)
         else:
             _check_hidden(cls, name, method)
     _check_unambiguous(cls, found)
@@ -151,7 +176,7 @@ def handlers_of(cls: type, local_names: Mapping[str, Any]) -> dict[str, Handler]
 def _check_hidden(cls: type, name: str, method: object) -> None:
     where = f"{cls.__qualname__}.{name}"
     if isinstance(getattr(method, "__wrapped__", None), HandlerMethod):
-        raise SpecError(where, "@event and @rpc go above other decorators, else it is no handler")
+        raise SpecError(where, "@event, @rpc and @query go above other decorators, else it is no handler")
     if any(isinstance(vars(base).get(name), HandlerMethod) for base in cls.__mro__):
         raise SpecError(where, "takes the place of a handler without being one; decorate it as well")
 
@@ -168,7 +193,10 @@ def _check_unambiguous(cls: type, handlers: Mapping[str, Handler]) -> None:
                 )
 
 
-def _handler(cls: type, name: str, method: HandlerMethod, local_names: Mapping[str, Any]) -> Handler:
+_ARTICLE: Final = {Kind.EVENT: "an @event", Kind.RPC: "an @rpc", Kind.QUERY: "a @query"}
+
+
+def _handler(cls: type, name: str, method: HandlerMethod, local_names: Mapping[str, Any], has_cells: bool) -> Handler:
     where = f"{cls.__qualname__}.{name}"
     if name in _TAKEN_NAMES:
         raise SpecError(where, "is a name that every agent has already; name the handler otherwise")
@@ -176,8 +204,8 @@ def _handler(cls: type, name: str, method: HandlerMethod, local_names: Mapping[s
     annotations = {p.name: p.annotation for p in parameters}
     message = _read(where, annotations[parameters[0].name], parameters[0].name, method.function, local_names)
     result = _read(where, inspect.signature(method.function).return_annotation, "return", method.function, local_names)
-    if method.kind is Kind.RPC and result is inspect.Signature.empty:
-        raise SpecError(where, "an @rpc needs a return annotation: the class of its answer, or None")
+    if method.kind is not Kind.EVENT and result is inspect.Signature.empty:
+        raise SpecError(where, f"{_ARTICLE[method.kind]} needs a return annotation: the class of its answer, or None")
     if method.kind is Kind.EVENT and result not in (NoneType, inspect.Signature.empty):
         warnings.warn(
             f"{where} is an @event: nobody gets what it returns; make it an @rpc, or let it return None",
@@ -189,6 +217,7 @@ def _handler(cls: type, name: str, method: HandlerMethod, local_names: Mapping[s
         messages=_messages(where, parameters[0].name, message),
         results=_results(where, NoneType if method.kind is Kind.EVENT else result),
         with_context=len(parameters) > 1,
+        has_cells=has_cells,
     )
 
 

@@ -18,6 +18,7 @@ MeshError
 │   ├── CallTimeout         no answer by the deadline (also a TimeoutError)
 │   ├── CallCycle           the call would wait for one of its own callers
 │   └── HandlerFailed       the callee's handler raised: type name and text of the original
+├── StateUnreadable         an agent's stored state does not load: the agent is parked until somebody repairs it
 ├── DoNotRetry              raised by a handler: this message goes to the dead letters at once
 └── Fenced                  someone newer owns this shard: stop now, write nothing
     └── JournalLost         the shard's journal is gone or another one: a person is needed
@@ -112,6 +113,13 @@ class HandlerFailed(CallFailed):
         super().__init__(f"{kind}: {text}")
         self.kind = kind
         self.text = text
+
+
+class StateUnreadable(MeshError):
+    """An agent's stored state does not load with this code; nothing of it was changed.
+
+    The agent is parked: its messages become dead letters until its state is repaired or the code knows it.
+    """
 
 
 class DoNotRetry(MeshError):

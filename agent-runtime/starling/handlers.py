@@ -1,6 +1,7 @@
 """Handlers: methods of an agent that take one message, chosen by the message's class.
 
-`@event` takes in, `@rpc` answers. Seen from a turn or from outside, a handler is what one says to the agent:
+`@event` takes in, `@rpc` answers, `@query` answers without the log. Seen from a turn or from outside, a handler is
+what one says to the agent:
 `await ctx.agent(Weather, key).now(Now(), timeout=2.0)`; the types below let type checkers follow that.
 """
 
@@ -31,10 +32,11 @@ class Kind(Enum):
 
     EVENT = "event"
     RPC = "rpc"
+    QUERY = "query"
 
 
 class RpcCall(Protocol[M_contra, R_co]):
-    """An rpc: on a stand-in with its options, on the agent itself (`super().report(message, ctx)`) with the context."""
+    """Rpc or query: with options on a stand-in, with its context on the agent (`super().report(message, ctx)`)."""
 
     @overload
     def __call__(self, message: M_contra, ctx: Context, /) -> Coroutine[Any, Any, R_co]: ...
@@ -81,6 +83,10 @@ class RpcMethod(HandlerMethod, Generic[M_contra, R_co]):
         def __get__(self, instance: object | None, owner: type | None = None) -> Any: ...
 
 
+class QueryMethod(RpcMethod[M_contra, R_co]):
+    """What `@query` makes."""
+
+
 class EventMethod(HandlerMethod, Generic[M_contra]):
     """What `@event` makes."""
 
@@ -98,6 +104,13 @@ class _MakesRpc(Protocol):
     def __call__(self, method: Callable[[Any, M, Context], Coroutine[Any, Any, R]], /) -> RpcMethod[M, R]: ...
     @overload
     def __call__(self, method: Callable[[Any, M], Coroutine[Any, Any, R]], /) -> RpcMethod[M, R]: ...
+
+
+class _MakesQuery(Protocol):
+    @overload
+    def __call__(self, method: Callable[[Any, M, Context], Coroutine[Any, Any, R]], /) -> QueryMethod[M, R]: ...
+    @overload
+    def __call__(self, method: Callable[[Any, M], Coroutine[Any, Any, R]], /) -> QueryMethod[M, R]: ...
 
 
 class _MakesEvent(Protocol):
@@ -120,6 +133,22 @@ def rpc(method: Any = None, /, *, match: Match | None = None) -> Any:
     as well, and what the handler returns is dropped.
     """
     return _made(RpcMethod, Kind.RPC, method, match)
+
+
+@overload
+def query(method: Callable[[Any, M, Context], Coroutine[Any, Any, R]], /) -> QueryMethod[M, R]: ...
+@overload
+def query(method: Callable[[Any, M], Coroutine[Any, Any, R]], /) -> QueryMethod[M, R]: ...
+@overload
+def query(*, match: Match) -> _MakesQuery: ...
+def query(method: Any = None, /, *, match: Match | None = None) -> Any:
+    """Answer from what is committed, without the log: `async def total(self, message: Ask) -> Total`.
+
+    It changes nothing and sends nothing; the caller gets an error if it does. It may run while a turn of the agent
+    runs, on an instance of its own: what it needs is in `state`, in cells, or set by `__init__`. The answer may be as
+    old as the last commit that the asked pod knows of. match: as in `event`.
+    """
+    return _made(QueryMethod, Kind.QUERY, method, match)
 
 
 @overload

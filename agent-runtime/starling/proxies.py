@@ -28,6 +28,16 @@ class Messenger(Protocol):
         headers: Mapping[str, str] | None = None,
     ) -> Coroutine[Any, Any, Any]: ...
 
+    def query(
+        self,
+        target: AgentId,
+        message: object,
+        /,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Coroutine[Any, Any, Any]: ...
+
 
 class _StandIn:
     __slots__ = ("_cls", "_messenger", "id")
@@ -43,7 +53,11 @@ class _StandIn:
             raise NoSuchHandler(
                 f"{self._cls.__qualname__}.{name}", "is no handler; other agents are reached by messages only"
             )
-        act = self._messenger.call if handler.kind is Kind.RPC else self._messenger.send
+        messenger = self._messenger
+        if handler.kind is Kind.EVENT:
+            act: Any = messenger.send
+        else:
+            act = messenger.call if handler.kind is Kind.RPC else messenger.query
 
         def say(message: object, /, **options: Any) -> Any:
             return act(self.id, message, **options)
@@ -59,7 +73,7 @@ class NoSuchHandler(SpecError, AttributeError):
 
 
 def stand_in(messenger: Messenger, cls: type[A], key: str) -> A:
-    """Return a stand-in: rpcs are awaited calls, events do what the messenger's `send` does."""
+    """Return a stand-in: rpcs are awaited calls, queries are awaited, events do what the messenger's `send` does."""
     return cast("A", _StandIn(messenger, cls, key))
 
 

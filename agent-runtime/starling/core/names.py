@@ -128,6 +128,10 @@ class PoolNames(NamedTuple):
         """Core message after a release."""
         return f"st.{self.mesh}.{self.pool}.free.{shard}"
 
+    def queries(self, shard: ShardId) -> str:
+        """Subject on which the owner of a shard answers queries."""
+        return f"st.{self.mesh}.{self.pool}.q.{shard}"
+
     def alive(self, pod: PodName | str) -> str:
         """Liveness subject of a pod: it answers; without responders the process is gone."""
         return f"st.{self.mesh}.{self.pool}.alive.{pod}"

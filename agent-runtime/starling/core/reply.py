@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import msgpack
 
@@ -15,9 +16,13 @@ from starling.errors import (
     HandlerFailed,
     MailboxFull,
     MeshError,
+    StateUnreadable,
     UnknownAgentType,
     UnregisteredType,
 )
+
+AGAIN: Final = frozenset({"Busy", "NotCurrent", "Unreachable"})
+"""Errors of a query that the asker takes as "not now": it asks again until its time is up."""
 
 # The errors that keep their own class over the wire; every other one arrives as HandlerFailed.
 _BY_KIND: dict[str, type[MeshError]] = {
@@ -28,6 +33,7 @@ _BY_KIND: dict[str, type[MeshError]] = {
         CantHandle,
         DecodeError,
         MailboxFull,
+        StateUnreadable,
         UnknownAgentType,
         UnregisteredType,
     )
@@ -39,6 +45,7 @@ class Reply:
     """Result or error of a call. call: id of the message it answers, by: "type/key" of who answers.
 
     error: class name of the error, "" when `body` is the result; body is then the encoded result, of type `type`.
+    epoch: of the owner that answered a query, 0 for calls.
     """
 
     call: str
@@ -47,9 +54,19 @@ class Reply:
     type: str = ""
     error: str = ""
     text: str = ""
+    epoch: int = 0
 
     def pack(self) -> bytes:
-        value = {"i": self.call, "a": self.by, "b": self.body, "t": self.type, "e": self.error, "x": self.text}
+        value: dict[str, object] = {
+            "i": self.call,
+            "a": self.by,
+            "b": self.body,
+            "t": self.type,
+            "e": self.error,
+            "x": self.text,
+        }
+        if self.epoch:
+            value["ep"] = self.epoch
         return msgpack.packb(value)  # type: ignore[no-any-return]
 
     @classmethod
@@ -57,7 +74,7 @@ class Reply:
         """Raises DecodeError."""
         try:
             value = msgpack.unpackb(data)
-            return cls(value["i"], value["a"], value["b"], value["t"], value["e"], value["x"])
+            return cls(value["i"], value["a"], value["b"], value["t"], value["e"], value["x"], value.get("ep", 0))
         except Exception as error:
             raise DecodeError(f"reply: {error!r}") from error
 

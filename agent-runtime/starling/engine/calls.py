@@ -13,6 +13,7 @@ from starling.core.ids import AgentId
 from starling.core.names import MeshNames
 from starling.core.reply import Reply
 from starling.engine.producer import Accepted, Producer
+from starling.engine.query_client import QueryClient
 from starling.engine.routes_view import RoutesView
 from starling.errors import CallCycle, CallTimeout, DecodeError
 from starling.ports.store import Signal, Store, Subscription
@@ -42,6 +43,7 @@ class Calls:
         self._next = 0
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._subscription: Subscription | None = None
+        self.queries = QueryClient(store, mesh, routes, wall=wall)
 
     async def open(self) -> None:
         """Listen for replies; before the first call."""

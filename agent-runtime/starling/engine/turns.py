@@ -165,6 +165,22 @@ class TurnOutgoing:
             not_after=source.deadline / 1000 if source.deadline else None,
         )
 
+    async def query(
+        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
+    ) -> tuple[str, bytes]:
+        """Ask another agent, past the log. Raises as `QueryClient.query`."""
+        source = self._envelope
+        return await self.calls.queries.query(
+            target,
+            type_name,
+            body,
+            timeout=timeout,
+            headers=headers,
+            sender=source.target,
+            trace=source.trace,
+            not_after=source.deadline / 1000 if source.deadline else None,
+        )
+
 
 def derived_id(message_id: str, index: int) -> str:
     """Return the id of the `index`-th message that the turn of `message_id` sends; the same for a repeated turn."""

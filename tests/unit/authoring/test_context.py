@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from starling import Agent, AgentId, Context, Topic, TopicId, event, rpc
+from starling import Agent, AgentId, Context, Topic, TopicId, event, query, rpc
 from starling.errors import DecodeError, SpecError, UnregisteredType
 
 
@@ -26,6 +26,10 @@ class Stranger(BaseModel):
 class Oracle(Agent):
     @rpc
     async def ask(self, message: Question, ctx: Context) -> Answer:
+        return Answer(text=message.text)
+
+    @query
+    async def peek(self, message: Question) -> Answer:
         return Answer(text=message.text)
 
     @event
@@ -49,6 +53,12 @@ class Outbox:
         self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
     ) -> tuple[str, bytes]:
         self.said.append(("call", target, type_name, body, dict(headers), timeout))
+        return self.answer
+
+    async def query(
+        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
+    ) -> tuple[str, bytes]:
+        self.said.append(("query", target, type_name, body, dict(headers), timeout))
         return self.answer
 
 
@@ -98,6 +108,7 @@ async def test_a_stand_in_mirrors_the_handlers_of_its_class(ctx: Context, outbox
     answer = await oracle.ask(Question(text="?"), timeout=2.0, headers={"a": "b"})
     oracle.told(Answer())
     ctx.send(oracle, Answer(text="again"))
+    assert await oracle.peek(Question(text="!"), timeout=0.5) == answer
 
     assert answer.text == "42"
     assert oracle.id == ORACLE
@@ -105,6 +116,7 @@ async def test_a_stand_in_mirrors_the_handlers_of_its_class(ctx: Context, outbox
         ("call", ORACLE, "Question", b'{"text":"?"}', {"a": "b"}, 2.0),
         ("send", ORACLE, "Answer", b'{"text":""}', {}),
         ("send", ORACLE, "Answer", b'{"text":"again"}', {}),
+        ("query", ORACLE, "Question", b'{"text":"!"}', {}, 0.5),
     ]
 
 

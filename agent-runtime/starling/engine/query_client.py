@@ -1,0 +1,93 @@
+"""Queries as their askers see them: one core message to the shard's owner, and its answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from starling.core import limits
+from starling.core.envelope import Envelope
+from starling.core.ids import AgentId, PoolName, ShardId
+from starling.core.names import MeshNames
+from starling.core.reply import AGAIN, Reply
+from starling.engine.routes_view import RoutesView
+from starling.errors import CallTimeout, Unreachable
+from starling.ports.store import Store
+
+_PAUSE: Final = 0.02
+_PAUSE_CAP: Final = 0.5
+
+
+class QueryClient:
+    """Asks the owners of shards, for a whole process."""
+
+    def __init__(self, store: Store, mesh: str, routes: RoutesView, *, wall: Callable[[], float]) -> None:
+        self._store = store
+        self._names = MeshNames(mesh)
+        self._routes = routes
+        self._wall = wall
+        self._next = 0
+        self._epochs: dict[tuple[PoolName, str, ShardId], int] = {}
+        """Largest epoch that has answered, by shard: an owner with a smaller one has been replaced."""
+
+    async def query(
+        self,
+        target: AgentId,
+        type_name: str,
+        body: bytes,
+        *,
+        timeout: float | None = None,
+        headers: Mapping[str, str],
+        sender: AgentId | None = None,
+        trace: str = "",
+        not_after: float | None = None,
+    ) -> tuple[str, bytes]:
+        """Return type name and body of the answer, which says what was committed lately.
+
+        timeout: seconds, default 5; not_after: the asker's own deadline, seconds since 1970. While the shard has
+        no owner that knows itself to be current, it is asked again. Raises UnknownAgentType at once, CantHandle,
+        StateUnreadable, HandlerFailed; CallTimeout, and Unreachable when nobody was there to ask, by the timeout.
+        """
+        target_route = self._routes.current.target(target)
+        pool, shard = target_route.pool, target_route.shard
+        now = self._wall()
+        seconds = limits.QUERY_TIMEOUT if timeout is None else timeout
+        if not_after is not None:
+            seconds = min(seconds, max(0.0, not_after - now))
+        self._next += 1
+        packed = Envelope(
+            id=str(self._next),
+            type=type_name,
+            body=body,
+            target=target,
+            sender=sender,
+            trace=trace,
+            deadline=int((now + seconds) * 1000),
+            headers=headers,
+        ).pack()
+        subject = self._names.pool(pool.pool).queries(shard)
+        key = (pool.pool, pool.incarnation, shard)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        pause = _PAUSE
+        while True:
+            reply = await self._ask(subject, packed, end - loop.time())
+            if reply is not None and reply.error not in AGAIN and reply.epoch >= self._epochs.get(key, 0):
+                self._epochs[key] = reply.epoch
+                reply.raise_error()
+                return reply.type, reply.body
+            if loop.time() + pause >= end:
+                why = "no owner" if reply is None else f"no current owner ({reply.error or 'an old one answered'})"
+                raise Unreachable(f"shard {shard} of {pool.pool} has {why} to answer for {target} in {seconds:.3g} s")
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _PAUSE_CAP)
+
+    async def _ask(self, subject: str, packed: bytes, timeout: float) -> Reply | None:
+        """Return the owner's answer; None when nobody listens."""
+        try:
+            async with asyncio.timeout(max(0.0, timeout)):
+                answer = await self._store.ask(subject, packed, timeout + limits.STORE_TIMEOUT)
+        except TimeoutError:
+            raise CallTimeout(f"no answer on {subject} within {timeout:.3g} s") from None
+        return None if answer is None else Reply.unpack(answer)
