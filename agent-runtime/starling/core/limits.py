@@ -31,6 +31,10 @@ SNAPSHOT_RECORDS: Final = 4096
 SNAPSHOT_BYTES: Final = 32 * MIB
 
 DEDUPE_WINDOW: Final = 30.0
+REPEAT_WITHIN: Final = 25.0
+"""How long a frame that may be stored is repeated: a repeat must arrive within the dedupe window of the first try."""
+NO_STREAM_PATIENCE: Final = 3.0
+"""How long a mailbox that the routes name may be missing: a server that starts says so too."""
 MAX_CONCURRENT_TURNS: Final = 256
 CALL_TIMEOUT: Final = 30.0
 MAX_CALL_TIMEOUT: Final = 3600.0

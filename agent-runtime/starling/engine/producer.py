@@ -1,7 +1,8 @@
 """Messages from outside a shard's chain into mailboxes: of clients, and calls of agents.
 
 One frame is in flight per shard and lane; what comes meanwhile is gathered into the next. A frame is repeated
-with the same id until it is stored or refused for good: that keeps the order, and makes frames by itself.
+with the same id until it is stored or refused for good: that keeps the order, and makes frames by itself. Once a try
+may have been stored, it is repeated only as long as the server's window still knows its id.
 A message with an id of the user's travels in a frame of its own, so that the server's window knows it.
 """
 
@@ -12,6 +13,7 @@ import base64
 import hashlib
 import random
 from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from starling.core import limits
@@ -19,8 +21,8 @@ from starling.core.envelope import Envelope, frame_body
 from starling.core.ids import PoolName, ShardId
 from starling.core.names import MESSAGE_ID, VERSION, Inlet, Lane, MeshNames, Origin
 from starling.core.routes import Target
-from starling.errors import MailboxFull, TooLarge, UnknownPool, Unreachable
-from starling.ports.store import Refused, Store, Stored
+from starling.errors import MailboxFull, OutcomeUnknown, TooLarge, UnknownPool, Unreachable
+from starling.ports.store import Refused, Store, Stored, Unknown
 
 FRAME_BYTES = 256 * limits.KIB
 FRAME_MESSAGES = 1024
@@ -34,7 +36,8 @@ class Accepted(NamedTuple):
 
 
 class _Waiting(NamedTuple):
-    packed: bytes
+    packed: Sequence[bytes]
+    size_bytes: int
     message_id: str
     future: asyncio.Future[Accepted]
     patient: bool
@@ -69,26 +72,48 @@ class Producer:
         """Queue one envelope behind those to the same shard; the future ends when it is stored.
 
         user_id: makes a repeat within the dedupe window count once. patient: while the mailbox is full it waits for
-        room, and what is behind it waits too. The future raises MailboxFull, UnknownPool, TooLarge. Bound the wait:
-        while the store is away it goes on.
+        room, and what is behind it waits too. The future raises MailboxFull, UnknownPool, TooLarge (nothing was stored)
+        and OutcomeUnknown when nobody can say by the end of the dedupe window. Bound the wait: while the store is
+        away it goes on.
         """
-        key = (target.pool.pool, target.shard, lane)
+        message_id = "" if user_id is None else self._unique(envelope, user_id)
+        return self._queue((target.pool.pool, target.shard, lane), [envelope.pack()], message_id, patient)
+
+    def put_frame(
+        self,
+        pool: PoolName,
+        shard: ShardId,
+        packed: Sequence[bytes],
+        *,
+        frame_id: str | None,
+        lane: Lane = Lane.NORMAL,
+        patient: bool = False,
+    ) -> asyncio.Future[Accepted]:
+        """As `put`, for packed envelopes that are stored whole, as one frame, or not at all.
+
+        frame_id: makes a repeat within the dedupe window count once.
+        """
+        message_id = "" if frame_id is None else _short_hash(msgid_text(self._name, "frame", str(shard), frame_id))
+        return self._queue((pool, shard, lane), packed, message_id, patient)
+
+    def _queue(
+        self, key: tuple[PoolName, ShardId, Lane], packed: Sequence[bytes], message_id: str, patient: bool
+    ) -> asyncio.Future[Accepted]:
         entry = self._lanes.get(key)
         if entry is None:
             entry = self._lanes[key] = _Lane()
-        future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
-        message_id = "" if user_id is None else self._unique(envelope, user_id)
-        entry.waiting.append(_Waiting(envelope.pack(), message_id, future, patient))
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Accepted] = loop.create_future()
+        entry.waiting.append(_Waiting(packed, sum(map(len, packed)), message_id, future, patient))
         if entry.task is None:
-            entry.task = asyncio.get_running_loop().create_task(self._drain(key, entry), name=f"produce to {key}")
+            entry.task = loop.create_task(self._drain(key, entry), name=f"produce to {key}")
             self._tasks.add(entry.task)
             entry.task.add_done_callback(self._tasks.discard)
         return future
 
     def _unique(self, envelope: Envelope, user_id: str) -> str:
         topic = str(envelope.topic) if envelope.topic else ""
-        digest = hashlib.sha256(msgid_text(self._name, topic, str(envelope.target), user_id)).digest()
-        return base64.b32encode(digest)[:26].decode().lower()
+        return _short_hash(msgid_text(self._name, topic, str(envelope.target), user_id))
 
     async def _drain(self, key: tuple[PoolName, ShardId, Lane], lane: _Lane) -> None:
         pool, shard, which = key
@@ -97,62 +122,77 @@ class Producer:
             while lane.waiting:
                 batch = self._batch(lane.waiting)
                 if batch:
-                    await self._send(subject, batch)
+                    try:
+                        await self._send(subject, batch)
+                    except asyncio.CancelledError:
+                        _end(batch, OutcomeUnknown(f"closed before {subject} said whether it stored the message"))
+                        raise
         finally:
             lane.task = None
 
     def _batch(self, waiting: deque[_Waiting]) -> list[_Waiting]:
         """Take the next frame's messages; those whose caller has gone are left out."""
         batch: list[_Waiting] = []
-        size_bytes = 0
-        while waiting and len(batch) < FRAME_MESSAGES:
+        size_bytes = messages = 0
+        while waiting:
             head = waiting[0]
             if head.future.done():
                 waiting.popleft()
                 continue
-            if batch and (head.message_id or size_bytes + len(head.packed) > FRAME_BYTES):
-                break
-            if batch and head.patient != batch[0].patient:
+            size_bytes += head.size_bytes
+            messages += len(head.packed)
+            if batch and (
+                head.message_id
+                or size_bytes > FRAME_BYTES
+                or messages > FRAME_MESSAGES
+                or head.patient != batch[0].patient
+            ):
                 break
             batch.append(waiting.popleft())
-            size_bytes += len(head.packed)
             if head.message_id:
                 break
         return batch
 
     async def _send(self, subject: str, batch: list[_Waiting]) -> None:
+        """Repeat one frame until its outcome is known, nobody waits for it any more, or a repeat could count twice."""
         message_id = batch[0].message_id or f"{self._chance.getrandbits(128):032x}"
         headers = {MESSAGE_ID: message_id, VERSION: str(limits.WIRE_VERSION)}
-        body = frame_body(item.packed for item in batch)
+        body = frame_body(packed for item in batch for packed in item.packed)
+        loop = asyncio.get_running_loop()
         pause = 0.02
+        maybe_stored: float | None = None  # when the first try was sent whose outcome is unknown
+        missing: float | None = None  # since when the server says that there is no mailbox
         while not all(item.future.done() for item in batch):
+            sent = loop.time()
+            if maybe_stored is not None and sent - maybe_stored > limits.REPEAT_WITHIN:
+                _end(batch, OutcomeUnknown(f"nobody can say whether {subject} stored it; a repeat might count twice"))
+                return
             try:
                 answer = await (await self._store.publish(subject, body, headers))
             except Unreachable:
-                answer = None
+                answer = None  # nothing was sent
             if isinstance(answer, Stored):
-                accepted = Accepted(answer.sequence, answer.duplicate)
-                for item in batch:
-                    if not item.future.done():
-                        item.future.set_result(accepted)
+                # of a frame with an id of ours only our own repeat can be there already
+                _stored(batch, Accepted(answer.sequence, answer.duplicate and bool(batch[0].message_id)))
                 return
-            if isinstance(answer, Refused) and not _is_passing(answer, batch[0].patient):
-                for item in batch:
-                    if not item.future.done():
-                        item.future.set_exception(_refusal(subject, answer))
-                return
+            if isinstance(answer, Unknown) and maybe_stored is None:
+                maybe_stored = sent
+            if isinstance(answer, Refused):
+                if answer.why == "no-stream" and missing is None:
+                    missing = sent
+                if not _is_passing(answer, batch[0].patient, 0.0 if missing is None else sent - missing):
+                    _end(batch, _refusal(subject, answer))
+                    return
             await asyncio.sleep(pause * (0.5 + self._chance.random() / 2))
             pause = min(pause * 2, 1.0)
 
     async def close(self) -> None:
-        """Stop; messages not stored yet end with Unreachable."""
+        """Stop; what was not sent yet ends with Unreachable, what is under way with OutcomeUnknown."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for lane in self._lanes.values():
-            for item in lane.waiting:
-                if not item.future.done():
-                    item.future.set_exception(Unreachable("the connection was closed before the message was stored"))
+            _end(lane.waiting, Unreachable("the connection was closed before the message was stored"))
 
 
 def msgid_text(producer: str, topic: str, target: str, user_id: str) -> bytes:
@@ -161,7 +201,26 @@ def msgid_text(producer: str, topic: str, target: str, user_id: str) -> bytes:
     return b"".join(b"%d:%s," % (len(part.encode()), part.encode()) for part in parts)
 
 
-def _is_passing(answer: Refused, patient: bool) -> bool:
+def _short_hash(text: bytes) -> str:
+    return base64.b32encode(hashlib.sha256(text).digest())[:26].decode().lower()
+
+
+def _stored(batch: list[_Waiting], accepted: Accepted) -> None:
+    for item in batch:
+        if not item.future.done():
+            item.future.set_result(accepted)
+
+
+def _end(batch: Iterable[_Waiting], error: Exception) -> None:
+    for item in batch:
+        if not item.future.done():
+            item.future.set_exception(error)
+            item.future.exception()  # nobody has to ask: a caller that has gone is no mistake
+
+
+def _is_passing(answer: Refused, patient: bool, missing_for: float) -> bool:
+    if answer.why == "no-stream":
+        return missing_for < limits.NO_STREAM_PATIENCE
     return answer.why == "conflict" or (patient and answer.why == "full")
 
 
