@@ -18,6 +18,12 @@ MeshError
 │   ├── CallTimeout         no answer by the deadline (also a TimeoutError)
 │   ├── CallCycle           the call would wait for one of its own callers
 │   └── HandlerFailed       the callee's handler raised: type name and text of the original
+├── OutsideFailed           something outside the mesh failed a handler; `status` is its status code, if it has one
+│   ├── NetworkFailed       a service did not answer, or not well
+│   ├── ModelFailed         a model call failed
+│   ├── MemoryFailed        an agent's memory (a vector store, a knowledge base) failed
+│   └── SystemFailed        the machine or its configuration: disk, rights, credentials
+├── AgentConstructionError  an agent's factory or `__init__` raised, which is the cause
 ├── StateUnreadable         an agent's stored state does not load: the agent is parked until somebody repairs it
 ├── DoNotRetry              raised by a handler: this message goes to the dead letters at once
 └── Fenced                  someone newer owns this shard: stop now, write nothing
@@ -26,9 +32,19 @@ MeshError
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starling.core.error_record import ErrorRecord
+
 
 class MeshError(Exception):
-    """The root: catches everything that Starling itself raises."""
+    """The root: catches everything that Starling itself raises.
+
+    record: what the other side wrote down about an error that came over the wire; None for one of this process.
+    """
+
+    record: ErrorRecord | None = None
 
 
 class SpecError(MeshError):
@@ -120,6 +136,37 @@ class StateUnreadable(MeshError):
 
     The agent is parked: its messages become dead letters until its state is repaired or the code knows it.
     """
+
+
+class OutsideFailed(MeshError):
+    """Something outside the mesh failed a handler; raise one of its kinds so that severity and counts are right.
+
+    status: the code that the other side answered with, as in HTTP; None when it did not answer.
+    """
+
+    def __init__(self, text: str, *, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class NetworkFailed(OutsideFailed):
+    """A service did not answer, or not well."""
+
+
+class ModelFailed(OutsideFailed):
+    """A model call failed."""
+
+
+class MemoryFailed(OutsideFailed):
+    """An agent's memory failed: a vector store, a knowledge base."""
+
+
+class SystemFailed(OutsideFailed):
+    """The machine or its configuration is at fault: disk, rights, credentials."""
+
+
+class AgentConstructionError(MeshError):
+    """An agent's factory or `__init__` raised, which is the cause; the next message tries again."""
 
 
 class DoNotRetry(MeshError):

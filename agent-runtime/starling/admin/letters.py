@@ -10,7 +10,8 @@ from typing import Final
 from starling.core.envelope import Envelope, open_frame
 from starling.core.ids import PoolName
 from starling.core.names import MeshNames
-from starling.engine.dead import DeadLetter, Severity
+from starling.core.severity import Severity
+from starling.engine.dead import DeadLetter
 from starling.errors import DecodeError, SpecError
 from starling.ports.store import Message, Store
 

@@ -29,7 +29,7 @@ from starling.cli.common import (
     time_of,
 )
 from starling.core.envelope import Envelope
-from starling.engine.dead import Severity
+from starling.core.severity import Severity
 from starling.errors import MeshError, SpecError
 from starling.ports.store import Store
 

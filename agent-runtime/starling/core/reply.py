@@ -7,7 +7,9 @@ from typing import Final
 
 import msgpack
 
+from starling.core.error_record import ErrorRecord
 from starling.errors import (
+    AgentConstructionError,
     CallCycle,
     CallFailed,
     CallTimeout,
@@ -28,6 +30,7 @@ AGAIN: Final = frozenset({"Busy", "NotCurrent", "Unreachable"})
 _BY_KIND: dict[str, type[MeshError]] = {
     cls.__name__: cls
     for cls in (
+        AgentConstructionError,
         CallCycle,
         CallTimeout,
         CantHandle,
@@ -45,7 +48,7 @@ class Reply:
     """Result or error of a call. call: id of the message it answers, by: "type/key" of who answers.
 
     error: class name of the error, "" when `body` is the result; body is then the encoded result, of type `type`.
-    epoch: of the owner that answered a query, 0 for calls.
+    epoch: of the owner that answered a query, 0 for calls; record: the packed ErrorRecord, b"" without one.
     """
 
     call: str
@@ -55,6 +58,7 @@ class Reply:
     error: str = ""
     text: str = ""
     epoch: int = 0
+    record: bytes = b""
 
     def pack(self) -> bytes:
         value: dict[str, object] = {
@@ -67,6 +71,8 @@ class Reply:
         }
         if self.epoch:
             value["ep"] = self.epoch
+        if self.record:
+            value["er"] = self.record
         return msgpack.packb(value)  # type: ignore[no-any-return]
 
     @classmethod
@@ -74,21 +80,39 @@ class Reply:
         """Raises DecodeError."""
         try:
             value = msgpack.unpackb(data)
-            return cls(value["i"], value["a"], value["b"], value["t"], value["e"], value["x"], value.get("ep", 0))
+            return cls(
+                value["i"],
+                value["a"],
+                value["b"],
+                value["t"],
+                value["e"],
+                value["x"],
+                value.get("ep", 0),
+                value.get("er", b""),
+            )
         except Exception as error:
             raise DecodeError(f"reply: {error!r}") from error
 
     def raise_error(self) -> None:
         """Raise what went wrong at the callee, if anything did."""
-        if self.error:
-            known = _BY_KIND.get(self.error)
-            raise known(self.text) if known else HandlerFailed(self.error, self.text)
+        if not self.error:
+            return
+        known = _BY_KIND.get(self.error)
+        error = known(self.text) if known else HandlerFailed(self.error, self.text)
+        if self.record:
+            error.record = ErrorRecord.unpack(self.record)
+            cause = error.record.details.get("cause")
+            if isinstance(cause, str):
+                kind, _, text = cause.partition(": ")
+                raise error from HandlerFailed(kind, text)
+        raise error
 
 
-def error_reply(call: str, by: str, error: BaseException) -> Reply:
-    """Return the reply that carries `error`."""
+def error_reply(call: str, by: str, error: BaseException, record: ErrorRecord | None = None) -> Reply:
+    """Return the reply that carries `error`, and what was written down about it."""
+    packed = record.pack() if record is not None else b""
     if isinstance(error, HandlerFailed):
-        return Reply(call, by, error=error.kind, text=error.text)
+        return Reply(call, by, error=error.kind, text=error.text, record=packed)
     if isinstance(error, CallFailed) and type(error).__name__ not in _BY_KIND:
-        return Reply(call, by, error="CallFailed", text=str(error))
-    return Reply(call, by, error=type(error).__name__, text=str(error))
+        return Reply(call, by, error="CallFailed", text=str(error), record=packed)
+    return Reply(call, by, error=type(error).__name__, text=str(error), record=packed)

@@ -5,43 +5,16 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
 import msgpack
 
 from starling.core.envelope import Envelope
 from starling.core.record import Frame
-from starling.errors import CallFailed, DecodeError, DoNotRetry, HandlerFailed, MessageError, RetryLater, RouteError
+from starling.core.severity import Severity, severity_of
+from starling.errors import DecodeError
 
 STACK_LIMIT: Final = 8192
-
-
-class Severity(StrEnum):
-    """How much a dead letter matters, worst first."""
-
-    CRITICAL = "critical"
-    HIGH = "high"
-    MEDIUM = "medium"
-    LOW = "low"
-
-    @property
-    def rank(self) -> int:
-        """0 for the worst."""
-        return list(Severity).index(self)
-
-
-_BY_CLASS: Final[tuple[tuple[Severity, tuple[type[BaseException], ...]], ...]] = (
-    (Severity.CRITICAL, (MemoryError, SystemError, RecursionError)),
-    (Severity.HIGH, (HandlerFailed,)),
-    (Severity.MEDIUM, (RetryLater, RouteError, CallFailed, OSError, TimeoutError)),
-    (Severity.LOW, (MessageError, DoNotRetry)),
-)
-
-
-def severity_of(error: BaseException) -> Severity:
-    """By class only. The world was not ready: medium; the message was wrong: low; what nobody foresaw: high."""
-    return next((severity for severity, classes in _BY_CLASS if isinstance(error, classes)), Severity.HIGH)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from starling.admin.replay import Replayer
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, ShardId
 from starling.core.names import Inlet, Lane, Origin, PoolNames
-from starling.engine.dead import DeadLetter, Severity
+from starling.core.severity import Severity
+from starling.engine.dead import DeadLetter
 from starling.errors import MailboxFull, OutcomeUnknown, SpecError, UnknownPool
 from starling.provision import PoolStreams, read_routes, shard_streams
 
