@@ -11,6 +11,7 @@ from starling.core.envelope import FrameHeader
 from starling.core.names import MESSAGE_ID, Inlet, Lane, MeshNames, Origin
 from starling.core.outbox import Chain, Outbox, Sending
 from starling.core.record import DEAD, Frame
+from starling.engine.faults import Point
 from starling.engine.shard_info import PoolSettings, ShardStats
 from starling.errors import Unreachable
 from starling.ports.store import Answer, Refused, Store, Stored
@@ -68,6 +69,7 @@ class Delivery:
             subject, headers = self._address(sending)
             chain.sent()
             answer = asyncio.ensure_future(await self._store.publish(subject, sending.frame.body, headers))
+            self._settings.passed(Point.FRAME_SENT)
             answer.add_done_callback(partial(self._answered, chain, attempt, sending.frame.number))
             if chain.attempt != attempt:
                 return

@@ -12,6 +12,7 @@ from starling.core.ids import ShardId
 from starling.core.names import Inlet, Origin
 from starling.core.positions import Position, Positions, accepts
 from starling.core.record import Done, Source
+from starling.engine.faults import Point
 from starling.engine.shard_info import PoolSettings, ShardStats
 from starling.engine.turns import Turns, Work
 from starling.errors import DecodeError
@@ -126,6 +127,7 @@ class Intake:
                 self._unreadable(self._inlet, position, 0, message.data, DecodeError(str(error)))
             return
         position, already = self.positions.arrive(message.sequence, len(maps), source, number)
+        self._settings.passed(Point.ACCEPTED)
         if not maps:
             self.moved.set()
         size_bytes = len(message.data) // max(1, len(maps))

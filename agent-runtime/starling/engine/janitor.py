@@ -12,6 +12,7 @@ from starling.core.ids import ShardId
 from starling.core.names import Inlet, Origin
 from starling.core.overlay import purge_bound
 from starling.engine.commit import Committer
+from starling.engine.faults import Point
 from starling.engine.journal import Journal
 from starling.engine.shard_info import PoolSettings
 from starling.errors import MeshError
@@ -65,6 +66,7 @@ class Janitor:
                 await self._store.purge(
                     names.mailbox(self._shard), names.inlet_subject(self._shard, inlet), below=allowed + 1
                 )
+                self._settings.passed(Point.PURGE_SENT)
                 self._purged[inlet] = allowed
         oldest_cell, oldest_frame = self._oldest()
         bound = purge_bound(
@@ -75,6 +77,7 @@ class Janitor:
         )
         if bound > self._journal_purged + 1:
             await self._journal.purge(below=bound)
+            self._settings.passed(Point.PURGE_SENT)
             self._journal_purged = bound
 
     def _after_window(self, inlet: Inlet, now: float, floor: int) -> int:

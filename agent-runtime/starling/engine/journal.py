@@ -10,6 +10,7 @@ from starling.core.ids import ShardId
 from starling.core.names import PoolNames
 from starling.core.record import Kind, Record
 from starling.core.replay import Replay
+from starling.engine.faults import Passed, Point, no_fault
 from starling.errors import Fenced, JournalLost, OutcomeUnknown, TooLarge, Unreachable
 from starling.ports.store import Expect, Refused, Store, Stored
 
@@ -19,11 +20,12 @@ log = logging.getLogger(__name__)
 class Journal:
     """One shard's journal in the hands of its owner: one record in flight, each on condition of the last."""
 
-    def __init__(self, store: Store, names: PoolNames, shard: ShardId, last: int) -> None:
+    def __init__(self, store: Store, names: PoolNames, shard: ShardId, last: int, passed: Passed = no_fault) -> None:
         self._store = store
         self._stream = names.journal(shard)
         self._subject = names.journal_subject(shard)
         self.last = last
+        self._passed = passed
 
     async def append(self, record: Record) -> int:
         """Store the next record and return its sequence.
@@ -31,10 +33,13 @@ class Journal:
         Raises Fenced when somebody else appended, OutcomeUnknown when nobody can say (drop everything, take
         again), Unreachable when nothing was sent, TooLarge.
         """
-        answer = await (await self._store.publish(self._subject, record.encode(), expect=Expect(self.last)))
+        under_way = await self._store.publish(self._subject, record.encode(), expect=Expect(self.last))
+        self._passed(Point.RECORD_SENT)
+        answer = await under_way
         match answer:
             case Stored(sequence):
                 self.last = sequence
+                self._passed(Point.RECORD_ACKED)
                 return sequence
             case Refused("conflict", text):
                 raise Fenced(f"{self._stream}: {text or 'somebody else appended'}")
@@ -64,7 +69,14 @@ async def last_record(store: Store, names: PoolNames, shard: ShardId) -> tuple[i
 
 
 async def take(
-    store: Store, names: PoolNames, shard: ShardId, *, owner: str, map_rev: int, over: tuple[int, Record]
+    store: Store,
+    names: PoolNames,
+    shard: ShardId,
+    *,
+    owner: str,
+    map_rev: int,
+    over: tuple[int, Record],
+    passed: Passed = no_fault,
 ) -> tuple[Journal, Record]:
     """Become the owner by appending the next epoch over the last record as it was read.
 
@@ -72,7 +84,7 @@ async def take(
     decide again. It is never concluded from the owner or epoch found there that an unknown take was ours.
     """
     sequence, last = over
-    journal = Journal(store, names, shard, sequence)
+    journal = Journal(store, names, shard, sequence, passed)
     record = Record(
         kind=Kind.TAKE,
         previous=sequence,
@@ -83,6 +95,7 @@ async def take(
         snapshot=last.snapshot,
     )
     await journal.append(record)
+    passed(Point.TAKEN)
     return journal, record
 
 

@@ -19,6 +19,7 @@ from starling.engine.calls import Calls
 from starling.engine.commit import Committer
 from starling.engine.dead import unreadable
 from starling.engine.deliver import Delivery
+from starling.engine.faults import Point
 from starling.engine.intake import Intake, positions_of
 from starling.engine.janitor import Janitor
 from starling.engine.journal import Journal, replay, take
@@ -64,7 +65,7 @@ class OwnedShard:
         """Set once turns may run."""
         self._overlay = Overlay()
         self._outbox = Outbox()
-        self.table = Table(store, self._names, shard, self.epoch, self._overlay)
+        self.table = Table(store, self._names, shard, self.epoch, self._overlay, settings.passed)
         self._turns = Turns(settings, shard, routes, calls, self.stats, self.table)
         seen = dict(fold.seen)
         self._intakes = {
@@ -125,7 +126,15 @@ class OwnedShard:
         Raises Fenced when somebody else was faster or came later, OutcomeUnknown or Unreachable (decide again
         from a fresh read), JournalLost.
         """
-        journal, taken = await take(store, settings.names, shard, owner=str(owner), map_rev=map_rev, over=over)
+        journal, taken = await take(
+            store,
+            settings.names,
+            shard,
+            owner=str(owner),
+            map_rev=map_rev,
+            over=over,
+            passed=settings.passed,
+        )
         await store.signal(settings.names.taken(shard), str(journal.last).encode())
         fold = await replay(store, settings.names, shard, own=journal.last, incarnation=settings.incarnation)
         self = cls(
@@ -219,6 +228,7 @@ class OwnedShard:
         for job in others:
             job.cancel()
         await self._committer.free()
+        self._settings.passed(Point.RELEASED)
         await self._store.signal(self._names.free(self.shard), str(self._journal.last).encode())
         log.info("shard released", extra={"shard": self.shard, "epoch": self.epoch})
 

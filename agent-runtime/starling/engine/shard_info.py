@@ -12,6 +12,7 @@ from starling.core import limits
 from starling.core.ids import PodName, PoolName
 from starling.core.names import MeshNames, PoolNames
 from starling.core.retry import RetryPolicy
+from starling.engine.faults import Passed, no_fault
 
 if TYPE_CHECKING:
     from starling.agent import AgentDefinition
@@ -38,7 +39,8 @@ class Owner:
 class PoolSettings:
     """What all shards of a pool in this process have in common.
 
-    wall: seconds since 1970; timer: seconds of a monotonic clock, for measuring only; chance: jitter and ids.
+    wall: seconds since 1970; timer: seconds of a monotonic clock, for measuring only; chance: jitter and ids;
+    passed: told of the points at which tests let a process die.
     """
 
     mesh: str
@@ -54,6 +56,7 @@ class PoolSettings:
     max_concurrent_turns: int = limits.MAX_CONCURRENT_TURNS
     dedupe_window: float = limits.DEDUPE_WINDOW
     move_wait: float = limits.MOVE_WAIT
+    passed: Passed = no_fault
 
     @property
     def names(self) -> PoolNames:

@@ -11,6 +11,7 @@ from starling.core.ids import Epoch, ShardId
 from starling.core.names import PoolNames, bucket_stream, bucket_subject, mark_key
 from starling.core.overlay import MISSING, Overlay, TableValue
 from starling.core.record import Cell
+from starling.engine.faults import Passed, Point, no_fault
 from starling.errors import Fenced, Unreachable
 from starling.ports.store import Answer, Expect, LastValues, Refused, Store, Stored, is_removal
 
@@ -26,13 +27,22 @@ WRITES_A_ROUND: Final = 512
 class Table:
     """One shard's cells. Only committed values are written, and only by compare-and-set."""
 
-    def __init__(self, store: Store, names: PoolNames, shard: ShardId, epoch: Epoch, overlay: Overlay) -> None:
+    def __init__(
+        self,
+        store: Store,
+        names: PoolNames,
+        shard: ShardId,
+        epoch: Epoch,
+        overlay: Overlay,
+        passed: Passed = no_fault,
+    ) -> None:
         self._store = store
         self._bucket = names.table
         self._stream = bucket_stream(names.table)
         self._mark_subject = bucket_subject(names.table, mark_key(shard))
         self._epoch = epoch
         self.overlay = overlay
+        self._passed = passed
 
     async def mark(self) -> None:
         """Write the owner's mark, over a smaller epoch or our own only; after the replay, before anything else.
@@ -128,6 +138,7 @@ class Table:
                 entry.awaited = True
                 awaitable = await self._store.publish(bucket_subject(self._bucket, key), value, expect=expect)
                 writes.append((key, entry.journal, asyncio.ensure_future(awaitable)))
+                self._passed(Point.TABLE_SENT)
         finally:
             written = [self._settle(key, journal, await answer) for key, journal, answer in writes]
         return sum(written)

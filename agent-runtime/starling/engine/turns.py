@@ -21,6 +21,7 @@ from starling.core.retry import RetryPolicy
 from starling.core.routes import Routes, Target
 from starling.engine.calls import Calls
 from starling.engine.dead import dead_letter
+from starling.engine.faults import Point
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import PoolSettings, ShardStats
 from starling.errors import (
@@ -495,6 +496,7 @@ class Turns:
 
     def _finish(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
+        self._settings.passed(Point.TURN_DONE)
         self.finished.set()
 
     def _count(self, agent_type: str, result: str, started: float) -> None:

@@ -19,6 +19,7 @@ from starling.core.membership import Member
 from starling.core.names import MeshNames
 from starling.core.takes import Right
 from starling.engine.calls import Calls
+from starling.engine.faults import fault
 from starling.engine.producer import Producer
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import Owner, PoolSettings
@@ -208,6 +209,7 @@ async def serve(environment: WorkerSettings) -> None:
         retry_by_topic={topic: retry.policy() for topic, retry in config.topic_delivery.items()},
         max_concurrent_turns=config.max_concurrent_turns,
         move_wait=config.move_wait_seconds,
+        passed=fault(environment.fault),
     )
     store = await connect(
         environment.nats_url,

@@ -1,0 +1,176 @@
+"""Agents whose state tells what happened to them: what came, how often, in which order, how many at once."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from starling import Agent, AgentId, Context, Topic, event, rpc
+from starling.errors import DoNotRetry
+
+NUMBERS = Topic("probe.numbers")
+
+
+@dataclass(frozen=True, slots=True)
+class Numbered:
+    """The `value`-th message of a sender, from 1. fails: how many attempts at it fail first."""
+
+    sender: str
+    value: int
+    fails: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """Asks a relay to pass a number on to the recorder of this key."""
+
+    to: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Asks an agent for its state."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nap:
+    """Keeps the agent busy. seconds: how long; note: a file to which a line is added when it starts."""
+
+    seconds: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """Makes the handler raise ValueError with this text, or DoNotRetry."""
+
+    text: str
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallOn:
+    """Asks an agent to call the next of the path, which is of the form type/key."""
+
+    path: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Unhandled:
+    """A message that no probe takes."""
+
+
+@dataclass
+class Record:
+    """last: by sender, the number that came last; wrong: what was not the next number, as "sender:last:value"."""
+
+    count: int = 0
+    last: dict[str, int] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+
+
+class Recorder(Agent[Record], type="recorder"):
+    """Counts what comes and notes whatever is lost, doubled or out of order."""
+
+    @event
+    async def numbered(self, message: Numbered, ctx: Context) -> None:
+        state = self.state
+        last = state.last.get(message.sender, 0)
+        state.count += 1
+        if message.value != last + 1:
+            state.wrong.append(f"{message.sender}:{last}:{message.value}")
+        state.last[message.sender] = message.value
+        if ctx.attempt <= message.fails:
+            raise RuntimeError(f"attempt {ctx.attempt} of {message.value} fails")
+
+    @rpc
+    async def tell(self, message: Tell) -> Record:
+        return self.state
+
+
+@dataclass
+class Passed:
+    """passed: by recorder, how many numbers were passed on; values: what came last."""
+
+    passed: dict[str, int] = field(default_factory=dict)
+    last: int = 0
+    wrong: int = 0
+
+
+class Relay(Agent[Passed], type="relay"):
+    """Passes numbers on, counted anew, so that what it sends tells whether a turn of its own took effect twice."""
+
+    @event
+    async def relayed(self, message: Relayed, ctx: Context) -> None:
+        state = self.state
+        state.wrong += message.value != state.last + 1
+        state.last = message.value
+        number = state.passed[message.to] = state.passed.get(message.to, 0) + 1
+        ctx.send(AgentId("recorder", message.to), Numbered(self.id.key, number))
+
+    @rpc
+    async def tell(self, message: Tell) -> Passed:
+        return self.state
+
+
+@dataclass
+class Busy:
+    """naps: that were finished; most: how many ran at once."""
+
+    naps: int = 0
+    most: int = 0
+
+
+class Sleeper(Agent[Busy], type="sleeper"):
+    """Is busy for as long as it is told to."""
+
+    running = 0
+
+    @event
+    async def nap(self, message: Nap) -> None:
+        self.running += 1
+        most = max(self.state.most, self.running)
+        noted(message)
+        await asyncio.sleep(message.seconds)
+        self.running -= 1
+        self.state.most = most
+        self.state.naps += 1
+
+    @rpc
+    async def tell(self, message: Tell) -> Busy:
+        return self.state
+
+
+def noted(message: Nap) -> None:
+    """Leave a line where the test sees it: an effect outside, which a repeated turn has again."""
+    if message.note:
+        with Path(message.note).open("a") as file:
+            file.write("started\n")
+
+
+class Caller(Agent, type="caller"):
+    """Raises, and calls others."""
+
+    @event
+    async def broken(self, message: Break) -> None:
+        raise DoNotRetry(message.text) if message.final else ValueError(message.text)
+
+    @rpc
+    async def breaks(self, message: Break) -> str:
+        raise ValueError(message.text)
+
+    @rpc
+    async def call_on(self, message: CallOn, ctx: Context) -> str:
+        if not message.path:
+            return str(self.id)
+        first, *rest = message.path
+        answer: str = await ctx.call(AgentId.parse(first), CallOn(rest))
+        return f"{self.id} {answer}"
+
+    @rpc
+    async def slow(self, message: Nap) -> str:
+        noted(message)
+        await asyncio.sleep(message.seconds)
+        return "awake"
