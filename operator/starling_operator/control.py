@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -13,7 +12,6 @@ from typing import Any, Final
 from starling.core.ids import PodName, PoolName, ShardId
 from starling.core.routes import PoolRoute, Routes, SubscriptionRoute
 from starling.errors import Fenced, JournalLost, MeshError, SpecError
-from starling.provision import PoolStreams
 
 from starling_operator.adapters.mesh import MeshState
 from starling_operator.api import (
@@ -21,8 +19,6 @@ from starling_operator.api import (
     AgentScalingTarget,
     AgentSubscription,
     DeletionPolicy,
-    Pause,
-    SignalType,
 )
 from starling_operator.plan import decide
 from starling_operator.plan.values import (
@@ -34,10 +30,9 @@ from starling_operator.plan.values import (
     PodView,
     PoolSeen,
     PoolWish,
-    RebalancePolicy,
-    ScalingPolicy,
 )
 from starling_operator.ports import LoadSource, Pods, PoolPods, PoolPodsSpec
+from starling_operator.wishes import config_of, is_still, streams_of, version_of, wish_of
 
 log = logging.getLogger(__name__)
 
@@ -54,18 +49,27 @@ class PoolReport:
     shards_owned: int
     shards: int
     moves: int
-    last_move: str
+    last_move: Move | None
     map_rev: int
     incarnation: str
     imbalance: float | None
     plan: str
     desired: int
     lag: float | None
+    """Messages waiting; None without measurements."""
     conditions: tuple[ConditionWish, ...]
     metrics_age: float | None = None
     """Seconds since load was measured; None without measurements."""
     refused: int = 0
     """Map writes that somebody else had overtaken, since this process started."""
+    last_move_at: float = 0.0
+    """When the map said so, in seconds since 1970."""
+    last_scaled_at: float | None = None
+    """When the number of pods was changed, in seconds since 1970; None when this process did not."""
+    lag_target: float | None = None
+    """Messages that a pod may have waiting; None when that does not count."""
+    load: float | None = None
+    """Busy seconds per second of the most loaded pod."""
     events: tuple[EventWish, ...] = ()
     owners: Mapping[ShardId, PodName] = field(default_factory=dict)
     busy: Mapping[ShardId, float] = field(default_factory=dict)
@@ -73,9 +77,14 @@ class PoolReport:
 
 @dataclass(slots=True)
 class _PoolState:
+    """events: what happened and has not been reported yet."""
+
     memory: Memory = field(default_factory=Memory)
-    last_move: str = ""
+    last_move: Move | None = None
+    last_move_at: float = 0.0
+    last_scaled_at: float | None = None
     refused: int = 0
+    events: list[EventWish] = field(default_factory=list)
 
 
 class Control:
@@ -83,12 +92,19 @@ class Control:
     single writer's lease is behind it."""
 
     def __init__(
-        self, mesh: MeshState, pods: Pods, loads: LoadSource, *, allowed: Callable[[], bool] = lambda: True
+        self,
+        mesh: MeshState,
+        pods: Pods,
+        loads: LoadSource,
+        *,
+        allowed: Callable[[], bool] = lambda: True,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._mesh = mesh
         self._pods = pods
         self._loads = loads
         self._allowed = allowed
+        self._wall = wall
         self._pools: dict[str, _PoolState] = {}
         self.moves: list[tuple[float, str, Move]] = []
         """Moves by load: when (the loop's time), pool, move; the newest 1,000."""
@@ -105,8 +121,9 @@ class Control:
         name = pool.metadata.name
         state = self._pools.setdefault(name, _PoolState(Memory(moves=moves)))
         now = asyncio.get_running_loop().time()
+        still = is_still(pool)
         try:
-            incarnation = await self._mesh.provision(streams_of(pool))
+            incarnation = await (self._known(name) if still else self._mesh.provision(streams_of(pool)))
         except JournalLost as error:
             return self._lost(pool, str(error))
         config = config_of(pool, incarnation)
@@ -115,12 +132,19 @@ class Control:
         wish = wish_of(pool, target, version)
         seen, revision, pods = await self._gather(pool, wish, now)
         plan = decide(wish, seen, state.memory, now)
-        if pool.spec.dry_run:
-            return self._report(pool, wish, seen, plan, state, incarnation, text=plan.text or "nothing to do")
-        state.memory = plan.memory
-        events = await self._carry_out(pool, wish, seen, plan, pods, state, revision, config, code or {}, now)
-        seen = replace(seen, map=plan.map or seen.map)
-        return self._report(pool, wish, seen, plan, state, incarnation, events=events)
+        if still:
+            text = (plan.text or "nothing to do") if pool.spec.dry_run else ""
+            return self._report(pool, wish, seen, plan, state, incarnation, text=text)
+        if await self._place(wish, plan, state, revision, now):
+            seen = replace(seen, map=plan.map or seen.map)
+            await self._carry_out(pool, wish, seen, plan, pods, state, config, code or {}, now)
+        return self._report(pool, wish, seen, plan, state, incarnation)
+
+    async def _known(self, pool: str) -> str:
+        """The incarnation of a pool's data as the routes name it, "" without any; nothing is made."""
+        _, routes = await self._mesh.routes()
+        route = routes.pools.get(PoolName(pool))
+        return route.incarnation if route else ""
 
     # -- gather
 
@@ -147,9 +171,23 @@ class Control:
                     gone_for=gone,
                 )
             )
-        return PoolSeen(tuple(views), pods.replicas if pods else None, current, loads), revision, pods
+        asleep = pods is not None and pods.replicas == 0
+        waiting = await self._mesh.waiting(name, wish.shards) if asleep else 0
+        return PoolSeen(tuple(views), pods.replicas if pods else None, current, loads, waiting), revision, pods
 
     # -- carry out
+
+    async def _place(self, wish: PoolWish, plan: Plan, state: _PoolState, revision: int, now: float) -> bool:
+        """Write the plan's map over the revision that it was made of; False when somebody else wrote meanwhile."""
+        self._check_allowed()
+        if plan.map is not None:
+            if not await self._mesh.write_map(wish.pool, plan.map, over=revision):
+                state.refused += 1
+                log.info("the map changed meanwhile; planned anew", extra={"pool": wish.pool})
+                return False
+            self._note_moves(wish.pool, plan.moves, state, now)
+        state.memory = plan.memory
+        return True
 
     async def _carry_out(
         self,
@@ -159,28 +197,15 @@ class Control:
         plan: Plan,
         pods: PoolPods | None,
         state: _PoolState,
-        revision: int,
         config: dict[str, Any],
         code: Mapping[str, str],
         now: float,
-    ) -> tuple[EventWish, ...]:
-        """Map first, pods after it; every write is conditional on what the plan was made of."""
-        events: list[EventWish] = []
-        if plan.map is not None and plan.map.shards:
-            self._check_allowed()
-            if not await self._mesh.write_map(wish.pool, plan.map, over=revision):
-                state.refused += 1
-                log.info("the map changed meanwhile; planned anew", extra={"pool": wish.pool})
-                return ()
-            events += self._note_moves(wish.pool, plan.moves, state, now)
+    ) -> None:
+        """Pods after the map; every write is conditional on what the plan was made of."""
         replicas = plan.replicas if plan.replicas is not None else seen.replicas
-        assert replicas is not None
-        if seen.replicas is not None and replicas != seen.replicas:
-            self._check_allowed()
-            word = "Up" if replicas > seen.replicas else "Down"
-            events.append(EventWish(f"Scaled{word}", f"from {seen.replicas} to {replicas} pods"))
-            if replicas > seen.replicas:
-                self.scale_ups.append((now, wish.pool, replicas))
+        if replicas is None:
+            return
+        self._check_allowed()
         await self._pods.apply(
             PoolPodsSpec(
                 pool=wish.pool,
@@ -197,23 +222,33 @@ class Control:
                 resource_version=pods.resource_version if pods else "",
             )
         )
+        if seen.replicas is not None and replicas != seen.replicas:
+            self._note_scaled(wish.pool, seen.replicas, replicas, state, now)
         if plan.replace is not None:
             self._check_allowed()
-            events.append(EventWish("PodReplaced", f"pod {plan.replace} comes back with version {wish.version}"))
             await self._pods.replace(wish.pool, plan.replace)
-        return tuple(events)
+            text = f"pod {wish.pool}-{plan.replace} comes back with version {wish.version}"
+            state.events.append(EventWish("PodReplaced", text))
 
     def _check_allowed(self) -> None:
         if not self._allowed():
             raise Fenced("this control plane is not the leader any more")
 
-    def _note_moves(self, pool: str, moves: Sequence[Move], state: _PoolState, now: float) -> list[EventWish]:
+    def _note_moves(self, pool: str, moves: Sequence[Move], state: _PoolState, now: float) -> None:
         for move in moves:
             log.info("move", extra={"pool": pool, "move": str(move)})
             if move.reason == "load":
-                state.last_move = str(move)
+                state.last_move, state.last_move_at = move, self._wall()
                 self.moves = [*self.moves[-999:], (now, pool, move)]
-        return [EventWish("ShardMoved", str(move)) for move in moves if move.reason != "first"]
+            if move.reason != "first":
+                state.events.append(EventWish("ShardMoved", str(move)))
+
+    def _note_scaled(self, pool: str, before: int, after: int, state: _PoolState, now: float) -> None:
+        state.last_scaled_at = self._wall()
+        word = "Up" if after > before else "Down"
+        state.events.append(EventWish(f"Scaled{word}", f"from {before} to {after} pods"))
+        if after > before:
+            self.scale_ups.append((now, pool, after))
 
     # -- report
 
@@ -227,8 +262,8 @@ class Control:
         incarnation: str,
         *,
         text: str = "",
-        events: tuple[EventWish, ...] = (),
     ) -> PoolReport:
+        events, state.events = tuple(state.events), []
         owners = {shard: pod.name for pod in seen.pods if pod.member is not None for shard in sorted(pod.member.shards)}
         return PoolReport(
             pool=wish.pool,
@@ -238,6 +273,10 @@ class Control:
             shards=wish.shards,
             moves=state.memory.moves,
             last_move=state.last_move,
+            last_move_at=state.last_move_at,
+            last_scaled_at=state.last_scaled_at,
+            lag_target=wish.scaling.lag_per_pod if wish.scaling else None,
+            load=_heaviest(owners, seen.loads.busy) if seen.loads else None,
             map_rev=seen.map.rev if seen.map else 0,
             incarnation=incarnation,
             imbalance=plan.imbalance,
@@ -257,7 +296,7 @@ class Control:
             ConditionWish("Ready", False, "JournalLost", message),
             ConditionWish("Degraded", True, "JournalLost", message),
         )
-        return PoolReport(pool.metadata.name, 0, 0, 0, pool.spec.shards, 0, "", 0, "", None, "", 0, None, conditions)
+        return PoolReport(pool.metadata.name, 0, 0, 0, pool.spec.shards, 0, None, 0, "", None, "", 0, None, conditions)
 
     async def remove(self, pool: AgentPool) -> None:
         """Remove a pool: its pods, and by its policy its streams."""
@@ -278,7 +317,10 @@ class Control:
         types: dict[str, PoolName] = {}
         for pool in sorted(pools, key=lambda p: (p.metadata.name not in current.pools, p.metadata.name)):
             name = PoolName(pool.metadata.name)
-            table[name] = PoolRoute(name, pool.spec.shards, await self._mesh.provision(streams_of(pool)))
+            route = await self._route_of(pool, current)
+            if route is None:
+                continue
+            table[name] = route
             for agent in pool.spec.agents:
                 taken = types.setdefault(agent.type, name)
                 if taken != name:
@@ -296,6 +338,17 @@ class Control:
             raise MeshError("the route table changed meanwhile; it is compiled again")
         return said
 
+    async def _route_of(self, pool: AgentPool, current: Routes) -> PoolRoute | None:
+        """The pool's place in the table; None for one whose streams are not to be made now."""
+        name = PoolName(pool.metadata.name)
+        known = current.pools.get(name)
+        try:
+            if known is None and is_still(pool):
+                return None
+            return PoolRoute(name, pool.spec.shards, await self._mesh.provision(streams_of(pool)))
+        except (JournalLost, SpecError):  # the pool's own loop says so; it holds up no other pool
+            return known
+
 
 def _routed(subscription: AgentSubscription, types: Mapping[str, PoolName]) -> ConditionWish:
     spec = subscription.spec
@@ -307,80 +360,8 @@ def _routed(subscription: AgentSubscription, types: Mapping[str, PoolName]) -> C
     return ConditionWish("Ready", True, "Routed", f"{spec.topic} goes to {spec.agent_type} of pool {pool}")
 
 
-def streams_of(pool: AgentPool) -> PoolStreams:
-    """What the pool's streams should be."""
-    spec = pool.spec
-    return PoolStreams(
-        PoolName(pool.metadata.name),
-        shards=spec.shards,
-        replicas=spec.streams.replicas,
-        mailbox_limit=spec.streams.mailbox_limit,
-        mailbox_bytes=spec.streams.mailbox_bytes,
-    )
-
-
-def config_of(pool: AgentPool, incarnation: str) -> dict[str, Any]:
-    """Return pool.json, but for its version."""
-    spec = pool.spec
-    return {
-        "pool": pool.metadata.name,
-        "shards": spec.shards,
-        "incarnation": incarnation,
-        "agents": [
-            {"type": agent.type, "entrypoint": agent.entrypoint, "durability": agent.durability.value}
-            for agent in spec.agents
-        ],
-        "delivery": spec.delivery.model_dump(mode="json", by_alias=True),
-        "drainSeconds": spec.drain_seconds,
-        "moveWaitSeconds": spec.move_wait_seconds,
-    }
-
-
-def version_of(config: Mapping[str, Any], code: Mapping[str, str], pool: AgentPool) -> str:
-    """Return a short hash of all that a pod is made of."""
-    parts = [config, dict(sorted(code.items())), pool.spec.image, pool.spec.template]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def wish_of(pool: AgentPool, target: AgentScalingTarget | None, version: str) -> PoolWish:
-    """Return what the rules need of a pool and its scaling target."""
-    scaling = rebalance = None
-    if target is not None:
-        spec = target.spec
-        lag = next((signal.threshold for signal in spec.signals if signal.type is SignalType.LAG_PER_POD), None)
-        scaling = ScalingPolicy(
-            minimum=spec.min_replicas,
-            maximum=spec.max_replicas,
-            lag_per_pod=lag,
-            stabilization=spec.behavior.stabilization_seconds,
-            step_up=spec.behavior.scale_up_limit,
-            step_down=spec.behavior.scale_down_limit,
-            fallback=spec.fallback_replicas,
-        )
-        if spec.rebalance.enabled:
-            rebalance = RebalancePolicy(
-                interval=spec.rebalance.interval_seconds,
-                tolerance=spec.rebalance.tolerance,
-                max_moves=spec.rebalance.max_moves_per_round,
-                settle=spec.rebalance.settle_seconds,
-                window=spec.rebalance.window_seconds,
-            )
-    return PoolWish(
-        pool=pool.metadata.name,
-        shards=pool.spec.shards,
-        replicas=pool.spec.replicas,
-        version=version,
-        member_grace=pool.spec.member_grace_seconds,
-        scaling=scaling,
-        rebalance=rebalance,
-        paused=paused(pool),
-    )
-
-
-def paused(pool: AgentPool) -> frozenset[Pause]:
-    """Return the parts that people have stopped; an annotation that cannot be read stops everything, to be safe."""
-    try:
-        return pool.metadata.pauses
-    except SpecError as error:
-        log.warning("unknown pause, everything is paused", extra={"pool": pool.metadata.name, "error": str(error)})
-        return frozenset({Pause.ALL})
+def _heaviest(owners: Mapping[ShardId, PodName], busy: Mapping[ShardId, float]) -> float:
+    loads: dict[PodName, float] = {}
+    for shard, pod in owners.items():
+        loads[pod] = loads.get(pod, 0.0) + busy.get(shard, 0.0)
+    return max(loads.values(), default=0.0)

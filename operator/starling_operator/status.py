@@ -25,6 +25,7 @@ PLURALS = {
 }
 
 
+LONGEST_PLAN = 32_768
 ORDINARY = ("ShardsServed", "ShardsWaiting")
 """Reasons of Ready that come and go with every move of a shard."""
 
@@ -178,8 +179,15 @@ def pool_status(report: PoolReport, before: Mapping[str, Any], generation: int, 
     }
     if report.imbalance is not None:
         status["imbalance"] = round(report.imbalance, 1)
+    if report.load is not None:
+        status["load"] = round(report.load, 1)
+    if (move := report.last_move) is not None:
+        made = {"shard": move.shard, "to": move.target, "time": _stamp(_moment(report.last_move_at))}
+        status["lastMove"] = {**made, "from": move.source} if move.source else made
+    elif "lastMove" in before:  # of an earlier process
+        status["lastMove"] = before["lastMove"]
     if report.plan:
-        status["plan"] = report.plan
+        status["plan"] = report.plan[:LONGEST_PLAN]
     return status
 
 
@@ -187,12 +195,23 @@ def target_status(report: PoolReport, before: Mapping[str, Any], generation: int
     """Return the status of an AgentScalingTarget."""
     wanted = [condition for condition in report.conditions if condition.type == "MetricsAvailable"]
     ready = ConditionWish("Ready", True, "Following", f"pool {report.pool} follows this target")
-    return {
+    status: Json = {
         "observedGeneration": generation,
         "currentReplicas": report.replicas,
         "desiredReplicas": report.desired,
         "conditions": conditions([ready, *wanted], before.get("conditions") or (), generation),
     }
+    if report.lag is not None and report.lag_target:
+        status["signals"] = [{"type": "LagPerPod", "value": round(report.lag / max(1, report.replicas), 1)}]
+    if report.last_scaled_at is not None:
+        status["lastScaleTime"] = _stamp(_moment(report.last_scaled_at))
+    elif "lastScaleTime" in before:
+        status["lastScaleTime"] = before["lastScaleTime"]
+    return status
+
+
+def _moment(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _stamp(moment: datetime) -> str:

@@ -129,6 +129,8 @@ def heir(shard: ShardId, pods: Iterable[PodName]) -> PodName | None:
 
 
 def should_release(shard: ShardId, pod: PodName, acted_on: int, current: ShardMap) -> bool:
-    """Whether the owner is to hand the shard over: a newer map than it acted on names another pod."""
+    """Whether the owner is to hand the shard over: a newer map than it acted on names another pod, or empties ours."""
     named = current.shards.get(shard)
-    return current.rev > acted_on and named is not None and named != pod
+    if current.rev <= acted_on or named == pod:
+        return False
+    return named is not None or pod in current.draining

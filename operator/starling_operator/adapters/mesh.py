@@ -22,6 +22,7 @@ from starling.provision import (
     read_map,
     read_routes,
     remove_pool,
+    waiting,
     write_map,
     write_routes,
 )
@@ -157,6 +158,10 @@ class MeshState:
     async def write_map(self, pool: str, new: ShardMap, *, over: int) -> bool:
         """Write a map over the revision that it was planned on; False when somebody else wrote meanwhile."""
         return await write_map(self._store, self.mesh, PoolName(pool), new, over=over) is not None
+
+    async def waiting(self, pool: str, shards: int) -> int:
+        """Messages in the pool's mailboxes, as the streams say. Raises Unreachable."""
+        return await waiting(self._store, self.mesh, PoolName(pool), shards)
 
     async def routes(self) -> tuple[int, Routes]:
         """The route table and its revision."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -42,14 +42,14 @@ def decide(wish: PoolWish, seen: PoolSeen, memory: Memory, now: float) -> Plan:
         return Plan(
             memory, replicas=_ask(seen, desired), desired=desired, conditions=_conditions(wish, seen, desired, held)
         )
-    shards, moves = _placed(wish, seen, before, usable)
+    shards, moves = _placed(wish, seen, before, usable, desired, {pod.name for pod in leaving})
     memory, round_moves = _round(wish, seen, memory, shards, usable, leaving, moves, now)
     if round_moves:
         shards = {**shards, **{move.shard: move.target for move in round_moves}}
         moves = (*moves, *round_moves)
     draining = tuple(sorted(pod.name for pod in leaving))
     new = None
-    if usable and (shards != dict(before.shards) or draining != tuple(sorted(before.draining))):
+    if (usable or desired == 0) and (shards != dict(before.shards) or draining != tuple(sorted(before.draining))):
         new = ShardMap(before.rev + 1, shards, draining)
     busy = seen.loads.busy if seen.loads else {}
     return Plan(
@@ -110,6 +110,8 @@ def _to_replace(wish: PoolWish, seen: PoolSeen, desired: int) -> PodView | None:
 
 def _usable(wish: PoolWish, seen: PoolSeen, desired: int, leaving: Sequence[PodView]) -> list[PodName]:
     """Pods that should run shards: for the first map all that are wanted, later those that are ready or not lost."""
+    if desired == 0:
+        return []
     if seen.map is None:
         return [PodName(f"{wish.pool}-{ordinal}") for ordinal in range(desired)]
     gone = {pod.name for pod in leaving}
@@ -148,8 +150,11 @@ def _is_empty(pod: PodView, current: ShardMap) -> bool:
 
 
 def _replaceable(wish: PoolWish, seen: PoolSeen, leaving: Sequence[PodView], desired: int) -> int | None:
+    """A pod of an older version that owns nothing, or that nobody could stand in for: it drains on its own then."""
     for pod in leaving:
-        if pod.ordinal < desired and pod.version != wish.version and seen.map is not None and _is_empty(pod, seen.map):
+        if pod.ordinal >= desired or pod.version == wish.version or pod.phase == "terminating" or seen.map is None:
+            continue
+        if desired == 1 or _is_empty(pod, seen.map):
             return pod.ordinal
     return None
 
@@ -158,14 +163,22 @@ def _replaceable(wish: PoolWish, seen: PoolSeen, leaving: Sequence[PodView], des
 
 
 def _placed(
-    wish: PoolWish, seen: PoolSeen, before: ShardMap, usable: Sequence[PodName]
+    wish: PoolWish,
+    seen: PoolSeen,
+    before: ShardMap,
+    usable: Sequence[PodName],
+    desired: int,
+    leaving: Collection[PodName],
 ) -> tuple[dict[ShardId, PodName], tuple[Move, ...]]:
+    if desired == 0:
+        return {}, ()
     if not usable:
         return dict(before.shards), ()
     holding = set(before.shards.values())
     joined = [] if wish.stops(Pause.MOVES) else [pod for pod in usable if pod not in holding]
     weights = Weights.measured(wish.shards, seen.loads.busy if seen.loads else None)
-    return place(wish.shards, before.shards, usable, joined if before.shards else (), weights)
+    shards, moves = place(wish.shards, before.shards, usable, joined if before.shards else (), weights)
+    return shards, tuple(replace(move, reason="draining") if move.source in leaving else move for move in moves)
 
 
 def _round(
@@ -183,7 +196,7 @@ def _round(
         moved = {**memory.moved_at, **{move.shard: now for move in forced}}
         return replace(memory, moved_at=moved), ()
     policy = wish.rebalance
-    if policy is None or wish.stops(Pause.MOVES) or seen.loads is None or leaving or not _is_quiet(wish, seen, usable):
+    if policy is None or wish.stops(Pause.MOVES) or seen.loads is None or leaving or not _is_quiet(wish, seen):
         return memory, ()
     if memory.round_at is not None and now - memory.round_at < policy.interval:
         return memory, ()
@@ -201,13 +214,15 @@ def _round(
     return replace(memory, round_at=now, moved_at=moved, moves=memory.moves + len(moves)), moves
 
 
-def _is_quiet(wish: PoolWish, seen: PoolSeen, usable: Sequence[PodName]) -> bool:
-    """Whether all pods are ready and of one version, and every shard runs where the map says."""
+def _is_quiet(wish: PoolWish, seen: PoolSeen) -> bool:
+    """Whether all pods are ready and of one version, and every shard is measured and runs where the map says."""
     if any(pod.version != wish.version or not pod.is_ready for pod in seen.pods):
         return False
     assert seen.map is not None
+    assert seen.loads is not None
     return all(
-        (pod := seen.pod(name)) is not None and pod.member is not None and shard in pod.member.shards
+        shard in seen.loads.busy
+        and (pod := seen.pod(name)) is not None and pod.member is not None and shard in pod.member.shards
         for shard, name in seen.map.shards.items()
     )
 
@@ -215,26 +230,31 @@ def _is_quiet(wish: PoolWish, seen: PoolSeen, usable: Sequence[PodName]) -> bool
 # -- what is said of it
 
 
+def _waiting_for(settled: bool, ready_pods: int, desired: int) -> str:
+    return "" if settled else f"{ready_pods} of {desired} pods are ready"
+
+
 def _conditions(wish: PoolWish, seen: PoolSeen, desired: int, held: bool) -> tuple[ConditionWish, ...]:
     owned = {shard for pod in seen.pods if pod.member is not None for shard in pod.member.shards}
     ready_pods = sum(pod.is_ready for pod in seen.pods)
     served = len(owned) == wish.shards
     ready = served and ready_pods >= min(desired, 1)
-    if desired == 0:
-        ready = True
-    settled = ready_pods == desired == len(seen.pods) and served
+    asleep = desired == 0 and not seen.pods
+    ready = ready or asleep
+    settled = asleep or (ready_pods == desired == len(seen.pods) and served)
+    stopped = ", ".join(sorted(wish.paused))
     conditions = [
         ConditionWish(
             "Ready",
             ready,
-            "ShardsServed" if ready else "ShardsWaiting",
+            "Asleep" if asleep else "ShardsServed" if ready else "ShardsWaiting",
             f"{len(owned)} of {wish.shards} shards are served by {ready_pods} of {desired} pods",
         ),
         ConditionWish(
             "Progressing",
             not settled,
-            "Settled" if settled else "PodsOrShardsMoving",
-            "" if settled else f"{ready_pods} of {desired} pods are ready",
+            "Paused" if stopped else "Settled" if settled else "PodsOrShardsMoving",
+            f"people have stopped: {stopped}" if stopped else _waiting_for(settled, ready_pods, desired),
         ),
         ConditionWish(
             "Degraded",

@@ -90,12 +90,16 @@ class ShardLoads:
 
 @dataclass(frozen=True, slots=True)
 class PoolSeen:
-    """What the pool is. replicas: as asked for now, None before the first time; map None: there is none yet."""
+    """What the pool is. replicas: as asked for now, None before the first time; map None: there is none yet.
+
+    waiting: messages in the mailboxes of a pool without pods, which measures nothing itself.
+    """
 
     pods: tuple[PodView, ...]
     replicas: int | None
     map: ShardMap | None
     loads: ShardLoads | None
+    waiting: int = 0
 
     def pod(self, name: PodName) -> PodView | None:
         """The pod of that name."""

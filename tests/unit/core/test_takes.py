@@ -254,3 +254,9 @@ def test_an_owner_lets_go_when_a_newer_map_names_another(
 ) -> None:
     current = ShardMap(rev, {} if named is None else {SHARD: named})
     assert should_release(SHARD, US, acted_on, current) is release
+
+
+def test_an_owner_whose_pod_is_emptied_lets_go_of_what_the_map_names_nobody_for() -> None:
+    assert should_release(SHARD, US, 7, ShardMap(8, {}, draining=(US,)))
+    assert not should_release(SHARD, US, 8, ShardMap(8, {}, draining=(US,)))
+    assert not should_release(SHARD, US, 7, ShardMap(8, {}, draining=(THEM,)))

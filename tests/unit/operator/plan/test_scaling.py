@@ -1,0 +1,141 @@
+"""How many pods: by the waiting messages, within bounds, in steps, and never down in the dark."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starling.core.membership import ShardMap
+from starling_operator.api.names import Pause
+from starling_operator.plan import decide
+from starling_operator.plan.decide import STALE_AFTER
+from starling_operator.plan.scaling import desired_replicas
+from starling_operator.plan.values import Memory, PoolSeen, PoolWish, ScalingPolicy
+
+from tests.unit.operator.plan.pools import NOTHING, SCALING, measured, running, wish
+
+EVEN = (0, 1, 0, 1, 0, 1, 0, 1)
+BUSY = (0.1,) * 8
+SCALED = wish(2, scaling=SCALING)
+
+
+def lagging(lag: float, replicas: int | None = 2, *, age: float = 1.0) -> PoolSeen:
+    return replace(running(*EVEN, loads=measured(*BUSY, lag=lag, age=age)), replicas=replicas)
+
+
+def desired(policy: PoolWish, seen: PoolSeen, memory: Memory = NOTHING, now: float = 1000.0) -> int:
+    return desired_replicas(policy, seen, memory, now)[0]
+
+
+def quiet(*wanted: int, since: float = 10.0, now: float = 1000.0) -> Memory:
+    """Wishes of the last seconds, evenly spread."""
+    step = since / len(wanted)
+    return Memory(wishes=tuple((now - since + step * each, number) for each, number in enumerate(wanted)))
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "pods"),
+    [(3, 2, 3), (0, 2, 0), (None, 4, 4), (None, None, 1), (2, None, 2)],
+    ids=["more", "none", "somebody else's number", "nobody's number", "the first time"],
+)
+def test_without_a_target_the_pool_says_how_many(own: int | None, asked: int | None, pods: int) -> None:
+    assert desired(wish(own), lagging(0, asked)) == pods
+
+
+@pytest.mark.row("CP-9", part="more pods when over target, never above the maximum, starting pods count")
+@pytest.mark.parametrize(
+    ("lag", "asked", "pods"),
+    [(200, 2, 2), (201, 2, 3), (499, 2, 5), (10_000, 2, 5), (10_000, 5, 5), (201, 3, 3)],
+    ids=["on target", "over it", "far over it", "beyond the maximum", "at the maximum", "one is starting"],
+)
+def test_more_pods_when_too_much_waits_for_those_that_were_asked_for(lag: float, asked: int, pods: int) -> None:
+    assert desired(SCALED, lagging(lag, asked)) == pods
+
+
+def test_a_step_up_has_a_bound() -> None:
+    slow = wish(2, scaling=replace(SCALING, step_up=1))
+    assert desired(slow, lagging(10_000)) == 3
+
+
+def test_fewer_pods_only_after_a_quiet_time_and_one_step_at_a_time() -> None:
+    assert desired(SCALED, lagging(0, 4)) == 4
+    assert desired(SCALED, lagging(0, 4), quiet(1, 1, 1, since=5.0)) == 4
+    assert desired(SCALED, lagging(0, 4), quiet(1, 1, 1)) == 3
+    assert desired(SCALED, lagging(0, 4), quiet(1, 4, 1)) == 4
+    assert desired(SCALED, lagging(0, 4), quiet(1, 3, 1)) == 3
+    fast = wish(2, scaling=replace(SCALING, step_down=9))
+    assert desired(fast, lagging(0, 4), quiet(1, 1, 1)) == 1
+
+
+def test_wishes_older_than_the_quiet_time_are_forgotten() -> None:
+    _, memory = desired_replicas(SCALED, lagging(0, 4), Memory(wishes=((900.0, 4), (995.0, 2))), 1000.0)
+    assert memory.wishes == ((995.0, 2), (1000.0, 1))
+
+
+@pytest.mark.row("CP-13", part="missing or old metrics never scale down; fallback replicas")
+@pytest.mark.parametrize(
+    ("fallback", "asked", "pods"),
+    [(None, 4, 4), (3, 4, 4), (3, 2, 3), (9, 2, 5)],
+    ids=["as it is", "a fallback below", "a fallback above", "a fallback beyond the maximum"],
+)
+def test_without_measurements_the_number_never_falls(fallback: int | None, asked: int, pods: int) -> None:
+    policy = wish(2, scaling=replace(SCALING, fallback=fallback))
+    for seen in (replace(lagging(0, asked), loads=None), lagging(0, asked, age=STALE_AFTER + 1)):
+        assert decide(policy, seen, quiet(1, 1, 1), 1000.0).desired == pods
+
+
+@pytest.mark.parametrize(
+    ("asked", "pods"), [(0, 1), (9, 5), (None, 2)], ids=["below the minimum", "above the maximum", "the first time"]
+)
+def test_the_number_is_brought_into_the_target_s_bounds(asked: int | None, pods: int) -> None:
+    assert desired(SCALED, replace(lagging(0, asked), loads=None)) == pods
+
+
+def test_without_a_signal_the_number_stays_in_the_bounds_and_nothing_more() -> None:
+    bounds = wish(2, scaling=ScalingPolicy(minimum=2, maximum=3))
+    assert desired(bounds, lagging(10_000, 2)) == 2
+    assert desired(bounds, lagging(0, 3)) == 3
+
+
+def test_a_target_of_nothing_a_pod_asks_for_the_minimum() -> None:
+    assert desired(wish(2, scaling=replace(SCALING, lag_per_pod=0)), lagging(500, 2)) == 2
+
+
+def test_a_first_number_comes_from_the_target_where_the_pool_has_none() -> None:
+    assert desired(wish(None, scaling=replace(SCALING, minimum=3)), PoolSeen((), None, None, None)) == 3
+
+
+@pytest.mark.row("CP-11", part="lag read from the streams brings a sleeping pool back")
+def test_a_pool_at_zero_comes_back_when_messages_wait_in_its_streams() -> None:
+    policy = wish(2, scaling=replace(SCALING, minimum=0))
+    asleep = PoolSeen((), 0, ShardMap(4), None)
+    assert desired(policy, asleep) == 0
+    assert desired(policy, replace(asleep, waiting=3)) == 1
+    held = replace(policy, paused=frozenset({Pause.SCALE_OUT}))
+    assert desired(held, replace(asleep, waiting=3)) == 0
+
+
+def test_an_idle_pool_whose_minimum_is_zero_goes_to_zero() -> None:
+    policy = wish(2, scaling=replace(SCALING, minimum=0))
+    assert desired(policy, lagging(0, 1), quiet(0, 0, 0)) == 0
+
+
+@pytest.mark.row("CP-9", part="never above the maximum")
+@given(
+    st.floats(0, 1e6),
+    st.integers(0, 12),
+    st.integers(0, 3),
+    st.integers(3, 8),
+    st.lists(st.tuples(st.floats(980, 1000), st.integers(0, 9)), max_size=5).map(sorted),
+)
+def test_the_number_stays_in_its_bounds_and_steps(
+    lag: float, asked: int, minimum: int, maximum: int, wishes: list[tuple[float, int]]
+) -> None:
+    policy = wish(2, scaling=replace(SCALING, minimum=minimum, maximum=maximum, step_up=2))
+    number, memory = desired_replicas(policy, lagging(lag, asked), Memory(wishes=tuple(wishes)), 1000.0)
+    assert minimum <= number <= maximum
+    inside = min(max(asked, minimum), maximum)
+    assert inside - 1 <= number <= inside + 2
+    assert all(1000.0 - at <= SCALING.stabilization for at, _ in memory.wishes)
