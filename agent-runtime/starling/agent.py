@@ -49,6 +49,8 @@ class AgentOptions:
     durability: str = "committed"
     ordered: bool = True
     idle: float = limits.PASSIVATION_IDLE
+    max_active: int | None = None
+    """How many agents of the type a process keeps in memory; None: only the pod's own limit holds."""
 
     def checked(self, where: str) -> AgentOptions:
         """Raises SpecError naming the option."""
@@ -172,10 +174,15 @@ class AgentDefinition:
         self.new_state()
 
     def with_options(
-        self, *, durability: str | None = None, idle: float | None = None, factory: Callable[[], Any] | None = None
+        self,
+        *,
+        durability: str | None = None,
+        idle: float | None = None,
+        max_active: int | None = None,
+        factory: Callable[[], Any] | None = None,
     ) -> AgentDefinition:
         """Return the definition with a pool's own options; the class keeps its own. Raises SpecError."""
-        given: dict[str, Any] = {"durability": durability, "idle": idle}
+        given: dict[str, Any] = {"durability": durability, "idle": idle, "max_active": max_active}
         made = copy.copy(self)
         made.options = replace(self.options, **{name: one for name, one in given.items() if one is not None}).checked(
             self.type

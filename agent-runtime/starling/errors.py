@@ -6,7 +6,8 @@ MeshError
 │   ├── DecodeError         its bytes or fields do not fit the registered type
 │   ├── UnregisteredType    no class is registered under its type name
 │   ├── TooLarge            it is over a documented limit
-│   └── CantHandle          no handler of the agent takes this type
+│   ├── CantHandle          no handler of the agent takes this type
+│   └── ReadOnly            a @query changed something, or sent
 ├── RouteError              nobody is there to take it (also a LookupError)
 │   ├── UnknownAgentType    no pool of the mesh runs this agent type
 │   └── UnknownPool         the pool is not, or no longer, part of the mesh
@@ -77,6 +78,10 @@ class TooLarge(MessageError):
 
 class CantHandle(MessageError):
     """No handler of the agent takes a message of this type."""
+
+
+class ReadOnly(MessageError):
+    """A @query tried to change state or to send; nothing of it happened."""
 
 
 class RouteError(MeshError, LookupError):

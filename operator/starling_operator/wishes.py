@@ -39,7 +39,12 @@ def config_of(pool: AgentPool, incarnation: str) -> dict[str, Any]:
         "shards": spec.shards,
         "incarnation": incarnation,
         "agents": [
-            {"type": agent.type, "entrypoint": agent.entrypoint, "durability": agent.durability.value}
+            agent.model_dump(
+                mode="json",
+                by_alias=True,
+                include={"type", "entrypoint", "durability", "passivation"},
+                exclude_none=True,
+            )
             for agent in spec.agents
         ],
         "delivery": spec.delivery.model_dump(mode="json", by_alias=True),

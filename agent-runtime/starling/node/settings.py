@@ -59,12 +59,20 @@ class RetryConfig(_Model):
         return RetryPolicy(self.attempts, self.backoff, self.initial_seconds, self.max_seconds, self.jitter)
 
 
+class PassivationConfig(_Model):
+    """When agents of a type leave memory; None: as their class says."""
+
+    idle_seconds: Annotated[float, Field(gt=0)] | None = None
+    max_active: Annotated[int, Field(ge=1)] | None = None
+
+
 class AgentConfig(_Model):
-    """One agent type of the pool: where its class is."""
+    """One agent type of the pool: where its class is, and what the pool says over it. None: as the class says."""
 
     type: str
     entrypoint: str
-    durability: Literal["committed", "none"] = "committed"
+    durability: Literal["committed", "none"] | None = None
+    passivation: PassivationConfig = PassivationConfig()
 
 
 class PoolConfig(_Model):
@@ -81,6 +89,8 @@ class PoolConfig(_Model):
     drain_seconds: Annotated[float, Field(ge=0)] = limits.DRAIN
     move_wait_seconds: Annotated[float, Field(ge=0)] = limits.MOVE_WAIT
     max_concurrent_turns: Annotated[int, Field(ge=1)] = limits.MAX_CONCURRENT_TURNS
+    max_active: Annotated[int, Field(ge=1)] = limits.MAX_ACTIVE
+    """Agents that a pod keeps in memory at once, of all types."""
 
     @classmethod
     def read(cls, path: Path) -> PoolConfig:

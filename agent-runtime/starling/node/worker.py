@@ -180,12 +180,17 @@ def load_agents(config: PoolConfig) -> Mapping[str, AgentDefinition]:
     agents: dict[str, AgentDefinition] = {}
     for index, agent in enumerate(config.agents):
         field = f"spec.agents[{index}]"
-        if agent.durability != "committed":
-            raise SpecError(f"{field}.durability", "only 'committed' is there yet")
         definition = load(agent.entrypoint, agent.type)
         if definition.type != agent.type:
             raise SpecError(f"{field}.type", f"is {agent.type!r}, but {agent.entrypoint} says {definition.type!r}")
-        agents[agent.type] = definition
+        try:
+            agents[agent.type] = definition.with_options(
+                durability=agent.durability,
+                idle=agent.passivation.idle_seconds,
+                max_active=agent.passivation.max_active,
+            )
+        except SpecError as error:
+            raise SpecError(f"{field}.{error.field.rpartition('.')[2]}", error.problem) from error
     return agents
 
 

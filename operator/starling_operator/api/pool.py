@@ -68,8 +68,10 @@ class Code(Model):
 class Passivation(Model):
     """When an idle agent leaves memory; its state stays in the table."""
 
-    idle_seconds: SomeSeconds = int(limits.PASSIVATION_IDLE)
-    """Seconds without a message after which the agent is saved and dropped."""
+    idle_seconds: SomeSeconds | None = None
+    """Seconds without a message after which the agent is saved and dropped; without it as its class says, else 600."""
+    max_active: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """How many agents of this type a pod keeps in memory; the one that has been idle longest leaves for a new one."""
 
 
 class AgentSpec(Model):
@@ -79,8 +81,9 @@ class AgentSpec(Model):
     """Name in addresses and subscriptions; it belongs to one pool of a mesh."""
     entrypoint: Annotated[str, Field(pattern=ENTRYPOINT_PATTERN, max_length=256)]
     """Where its class is: module:Class."""
-    durability: Durability = Durability.COMMITTED
-    """committed: each turn is one durable commit. none: nothing is recorded, replies go out at once."""
+    durability: Durability | None = None
+    """committed: each turn is one durable commit. none: nothing is recorded, replies go out at once. Without it as the
+    class says, else committed."""
     passivation: Passivation = Passivation()
     """When an idle agent leaves memory."""
     concurrency: Annotated[int, Field(ge=1, le=10_000)] | None = None

@@ -70,7 +70,7 @@ def test_defaults_of_a_pool_are_the_documented_ones() -> None:
 
     assert spec.replicas is None
     assert (spec.shards, spec.streams.replicas, spec.streams.mailbox_limit) == (16, 1, 100_000)
-    assert (spec.streams.mailbox_bytes, spec.agents[0].passivation.idle_seconds) == (2**30, 600)
+    assert (spec.streams.mailbox_bytes, spec.agents[0].passivation.idle_seconds) == (2**30, None)
     assert (spec.drain_seconds, spec.move_wait_seconds, spec.member_grace_seconds) == (30, 10, 2)
     assert (spec.deletion_policy, spec.dry_run) == ("Keep", False)
     assert spec.delivery.policy() == RetryPolicy(5, Backoff.EXPONENTIAL, 1.0, 60.0, True)
