@@ -7,12 +7,13 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from starling.agent import Agent
+from starling.batch import Batch, Published, check_stored
 from starling.context import NO_HEADERS, checked_headers
 from starling.core.envelope import Envelope
-from starling.core.ids import AgentId, TopicId
+from starling.core.ids import AgentId, TopicId, message_id
 from starling.core.routes import Target
 from starling.engine.calls import Calls
 from starling.engine.flow import Flow
@@ -27,6 +28,9 @@ from starling.proxies import client_proxy
 A = TypeVar("A", bound=Agent[Any])
 
 START_TIMEOUT = 10.0
+
+WhenFull = Literal["refuse", "wait"]
+"""What to do when the mailbox is full."""
 
 
 class Mesh:
@@ -75,16 +79,20 @@ class Mesh:
         *,
         id: str | None = None,  # noqa: A002 - the field's own word
         headers: Mapping[str, str] | None = None,
+        when_full: WhenFull = "refuse",
         timeout: float = 30.0,
     ) -> tuple[Accepted, ...]:
         """Store one message for every agent that hears the topic; it is stored when this returns.
 
         id: a repeat of the same id by the same producer within the pool's dedupe window (30 s) counts once;
-        after that it is a new message. Raises MailboxFull, TooLarge, DecodeError, and
-        TimeoutError after `timeout` seconds, when nobody can say.
+        after that it is a new message. when_full: "refuse" raises MailboxFull at once, "wait" waits for room, and
+        so does what is sent to the same shard after it. Raises MailboxFull, TooLarge, DecodeError (nothing was
+        stored), OutcomeUnknown, and TimeoutError after `timeout` seconds, when nobody can say.
         """
         type_name, body = encode(message)
-        return await self.publish_raw(topic, type_name, body, id=id, headers=headers, timeout=timeout)
+        return await self.publish_raw(
+            topic, type_name, body, id=id, headers=headers, when_full=when_full, timeout=timeout
+        )
 
     async def publish_raw(
         self,
@@ -94,17 +102,55 @@ class Mesh:
         *,
         id: str | None = None,  # noqa: A002
         headers: Mapping[str, str] | None = None,
+        when_full: WhenFull = "refuse",
         timeout: float = 30.0,
     ) -> tuple[Accepted, ...]:
         """As `publish`, for a message that is encoded already."""
-        message_id = id if id is not None else self._new_id()
-        headers = checked_headers(headers)
+        own_id = id if id is not None else self._new_id()
+        headers, patient = checked_headers(headers), _is_patient(when_full)
         futures = [
-            self._put(target, type_name, body, message_id, headers, topic=topic, user_id=id)
+            self._put(target, type_name, body, own_id, headers, topic=topic, user_id=id, patient=patient)
             for target in self._routes.current.targets(topic)
         ]
         async with asyncio.timeout(timeout):
             return tuple([await future for future in futures])
+
+    async def publish_many(
+        self,
+        messages: Iterable[tuple[TopicId | AgentId, object]],
+        *,
+        id: str | None = None,  # noqa: A002
+        all_or_nothing: bool = False,
+        headers: Mapping[str, str] | None = None,
+        when_full: WhenFull = "refuse",
+        timeout: float = 30.0,
+    ) -> list[Published]:
+        """Publish to topics, and send to agents, many messages at once; return a result per message, in order.
+
+        Each shard gets its messages in one frame, or in a few: a thousand to one shard cost one round trip. A message
+        that is wrong has its error in its result, and the others are stored. all_or_nothing: every message is checked
+        before any is sent, and each shard gets its share whole or not at all; returns when all are stored, else
+        raises BatchRefused. Over several shards one may refuse (a full mailbox) what another has stored: the error
+        says how many; repeat the batch with its id.
+        id: the same messages again under the same id, by the same producer and within the dedupe window, count once.
+        Raises SpecError, and TimeoutError after `timeout` seconds, when nobody can say.
+        """
+        batch = Batch(
+            self._routes.current,
+            batch_id=id,
+            new_id=self._new_id,
+            created=int(self._wall() * 1000),
+            headers=checked_headers(headers),
+        )
+        for to, message in messages:
+            batch.add(to, message)
+        if all_or_nothing:
+            batch.check_whole()
+        async with asyncio.timeout(timeout):
+            results = await batch.send(self._producer, whole=all_or_nothing, patient=_is_patient(when_full))
+        if all_or_nothing:
+            check_stored(results)
+        return results
 
     async def publish_all(
         self,
@@ -128,11 +174,11 @@ class Mesh:
                 if len(flow) >= in_flight:
                     await flow.until(in_flight // 2)
                 type_name, body = encode(message)
-                message_id = user_id if user_id is not None else self._new_id()
+                own_id = user_id if user_id is not None else self._new_id()
                 for target in self._routes.current.targets(topic):
                     flow.add(
                         self._put(
-                            target, type_name, body, message_id, NO_HEADERS, topic=topic, user_id=user_id, patient=True
+                            target, type_name, body, own_id, NO_HEADERS, topic=topic, user_id=user_id, patient=True
                         )
                     )
                 count += 1
@@ -148,11 +194,14 @@ class Mesh:
         *,
         id: str | None = None,  # noqa: A002
         headers: Mapping[str, str] | None = None,
+        when_full: WhenFull = "refuse",
         timeout: float = 30.0,
     ) -> Accepted:
         """Store one message for one agent; stored when this returns. Raises as `publish`, and UnknownAgentType."""
         type_name, body = encode(message)
-        return await self.send_raw(target, type_name, body, id=id, headers=headers, timeout=timeout)
+        return await self.send_raw(
+            target, type_name, body, id=id, headers=headers, when_full=when_full, timeout=timeout
+        )
 
     async def send_raw(
         self,
@@ -162,12 +211,16 @@ class Mesh:
         *,
         id: str | None = None,  # noqa: A002
         headers: Mapping[str, str] | None = None,
+        when_full: WhenFull = "refuse",
         timeout: float = 30.0,
     ) -> Accepted:
         """As `send`, for a message that is encoded already."""
-        message_id = id if id is not None else self._new_id()
+        own_id = id if id is not None else self._new_id()
         route = self._routes.current.target(target)
-        future = self._put(route, type_name, body, message_id, checked_headers(headers), topic=None, user_id=id)
+        patient = _is_patient(when_full)
+        future = self._put(
+            route, type_name, body, own_id, checked_headers(headers), topic=None, user_id=id, patient=patient
+        )
         async with asyncio.timeout(timeout):
             return await future
 
@@ -254,7 +307,13 @@ class Mesh:
         return client_proxy(self, cls, key)
 
     def _new_id(self) -> str:
-        return f"{self._chance.getrandbits(96):024x}"
+        return message_id(int(self._wall() * 1000), self._chance.getrandbits(74))
+
+
+def _is_patient(when_full: str) -> bool:
+    if when_full not in ("refuse", "wait"):
+        raise SpecError("when_full", f"is {when_full!r}; give 'refuse' or 'wait'")
+    return when_full == "wait"
 
 
 @asynccontextmanager

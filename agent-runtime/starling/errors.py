@@ -6,6 +6,7 @@ MeshError
 │   ├── DecodeError         its bytes or fields do not fit the registered type
 │   ├── UnregisteredType    no class is registered under its type name
 │   ├── TooLarge            it is over a documented limit
+│   ├── BatchRefused        messages of an all-or-nothing batch were refused: each with its reason
 │   ├── CantHandle          no handler of the agent takes this type
 │   └── ReadOnly            a @query changed something, or sent
 ├── RouteError              nobody is there to take it (also a LookupError)
@@ -33,6 +34,7 @@ MeshError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -74,6 +76,22 @@ class UnregisteredType(MessageError):
 
 class TooLarge(MessageError):
     """The message is over a documented limit; nothing was published."""
+
+
+class BatchRefused(MessageError):
+    """Messages of an all-or-nothing batch could not be stored.
+
+    errors: position in the batch to the reason. stored: how many messages are stored all the same (0: nothing was
+    sent); then repeat the batch with its id within the dedupe window: what is stored counts once.
+    """
+
+    def __init__(self, errors: Mapping[int, Exception], *, stored: int) -> None:
+        first = min(errors)
+        kept = f"{stored} others are stored" if stored else "nothing was stored"
+        text = f"{len(errors)} messages of the batch were refused, {kept}; message {first}: {errors[first]}"
+        super().__init__(text)
+        self.errors = dict(errors)
+        self.stored = stored
 
 
 class CantHandle(MessageError):

@@ -103,6 +103,18 @@ def untoken(text: str) -> str:
     return (head.encode() + b"".join(bytes.fromhex(part[:2]) + part[2:].encode() for part in rest)).decode()
 
 
+def message_id(created: int, chance: int) -> str:
+    """Return an id as UUID version 7 (RFC 9562): ids sort by when they were made.
+
+    created: milliseconds since 1970; chance: 74 random bits.
+    """
+    value = (
+        (created & 0xFFFF_FFFF_FFFF) << 80 | 7 << 76 | (chance >> 62 & 0xFFF) << 64 | 2 << 62 | chance & (1 << 62) - 1
+    )
+    digits = f"{value:032x}"
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
 def shard_of(agent_type: str, key: str, shards: int) -> ShardId:
     """Return the agent's shard among `shards`.
 
