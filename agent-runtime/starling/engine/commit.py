@@ -231,8 +231,10 @@ class Committer:
         return Frame(target, previous + 1, previous, body, message_id)
 
     def _dead_frame(self, message_id: str, body: bytes) -> Frame:
-        pool = self._settings.pool
-        return self._frame(Target(pool, self._incarnation, self._shard, DEAD), body, message_id)
+        """A dead letter on its way. Its number makes the id its own: two producers may choose the same message id."""
+        target = Target(self._settings.pool, self._incarnation, self._shard, DEAD)
+        number = self._counters.get(target, 0) + 1
+        return self._frame(target, body, f"{message_id}-{self._source}.{number}")
 
     def _given_up(self) -> list[Frame]:
         """Frames without a route become dead letters of this pool; their chain starts anew."""

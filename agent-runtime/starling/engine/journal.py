@@ -64,6 +64,10 @@ async def last_record(store: Store, names: PoolNames, shard: ShardId) -> tuple[i
     """Return the last record and its sequence. Raises JournalLost when there is none, Unreachable."""
     message = await store.last(names.journal(shard), names.journal_subject(shard))
     if message is None:
+        # A replica that lags may not have any record yet; what the stream says of itself comes from its leader.
+        info = await store.stream_info(names.journal(shard))
+        if info is not None and info.messages:
+            raise Unreachable(f"journal {names.journal(shard)}: the replica that answered has no record yet")
         raise JournalLost(f"journal {names.journal(shard)} is empty: it was made without its first record")
     return message.sequence, Record.decode(message.data)
 

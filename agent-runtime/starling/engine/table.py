@@ -13,7 +13,7 @@ from starling.core.overlay import MISSING, Overlay, TableValue
 from starling.core.record import Cell
 from starling.engine.faults import Passed, Point, no_fault
 from starling.errors import Fenced, Unreachable
-from starling.ports.store import Answer, Expect, LastValues, Refused, Store, Stored, is_removal
+from starling.ports.store import Answer, Expect, LastValues, Refused, Store, Stored, Unknown, is_removal
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,8 @@ class Table:
         self._epoch = epoch
         self.overlay = overlay
         self._passed = passed
+        self._mark_anew = False
+        """A first write of a cell may still arrive late: only a new mark makes its condition false."""
 
     async def mark(self) -> None:
         """Write the owner's mark, over a smaller epoch or our own only; after the replay, before anything else.
@@ -119,6 +121,9 @@ class Table:
     async def write_round(self, now: float, *, quiet: float, patience: float) -> int:
         """Write the cells that are due and wait for the answers; return how many are in the table now."""
         overlay = self.overlay
+        if self._mark_anew:
+            await self.mark()
+            self._mark_anew = False
         due = []
         for key, entry in overlay.due(now, quiet=quiet, patience=patience):
             due.append((key, entry))
@@ -127,7 +132,7 @@ class Table:
         unknown = [key for key, _ in due if key not in overlay.known]
         for start in range(0, len(unknown), READ_LIMIT):
             await self._look(unknown[start : start + READ_LIMIT])
-        writes: list[tuple[str, int, asyncio.Future[Answer]]] = []
+        writes: list[tuple[str, int, bool, asyncio.Future[Answer]]] = []
         try:
             for key, entry in due:
                 if key not in overlay.entries or entry.awaited:
@@ -135,19 +140,21 @@ class Table:
                 known = overlay.known[key]
                 expect = Expect(known.revision) if known.revision else Expect(overlay.mark, self._mark_subject)
                 value = TableValue(entry.journal, entry.cell.version, entry.cell.data).encode()
-                entry.awaited = True
                 awaitable = await self._store.publish(bucket_subject(self._bucket, key), value, expect=expect)
-                writes.append((key, entry.journal, asyncio.ensure_future(awaitable)))
+                entry.awaited = True  # not before: a publish that raises was not sent
+                writes.append((key, entry.journal, not known.revision, asyncio.ensure_future(awaitable)))
                 self._passed(Point.TABLE_SENT)
         finally:
-            written = [self._settle(key, journal, await answer) for key, journal, answer in writes]
+            written = [self._settle(key, journal, is_first, await answer) for key, journal, is_first, answer in writes]
         return sum(written)
 
-    def _settle(self, key: str, journal: int, answer: Answer) -> bool:
+    def _settle(self, key: str, journal: int, is_first: bool, answer: Answer) -> bool:
         overlay = self.overlay
         if isinstance(answer, Stored):
             overlay.acknowledged(key, journal, answer.sequence)
             return True
+        if is_first and isinstance(answer, Unknown):
+            self._mark_anew = True
         # Refused: the cell moved, or our mark is gone; the next round reads before it writes again, and that
         # read stops us when a later owner was here. Unknown: the same.
         overlay.unanswered(key, forget=True)

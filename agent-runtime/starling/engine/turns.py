@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
+from hashlib import blake2b
 from typing import Any, Protocol
 
 from starling.agent import Agent, AgentDefinition
@@ -146,7 +147,7 @@ class TurnOutgoing:
         self._sends.append((target, packed))
 
     def _next_id(self) -> str:
-        return derived_id(self._envelope.id, len(self._sends))
+        return derived_id(self._envelope.id, self._envelope.target, len(self._sends))
 
     async def call(
         self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
@@ -183,14 +184,13 @@ class TurnOutgoing:
         )
 
 
-def derived_id(message_id: str, index: int) -> str:
-    """Return the id of the `index`-th message that the turn of `message_id` sends; the same for a repeated turn."""
-    made = f"{message_id}.{index}"
-    if len(made) > 80:
-        from hashlib import blake2b
+def derived_id(message_id: str, agent: AgentId, index: int) -> str:
+    """Return the id of the `index`-th message that an agent's turn of `message_id` sends; the same for a repeated turn.
 
-        return blake2b(made.encode(), digest_size=16).hexdigest()
-    return made
+    The agent is part of it: one publish is heard by several agents, and each of them sends.
+    """
+    made = f"{message_id} {agent} {index}"
+    return blake2b(made.encode(), digest_size=12).hexdigest()
 
 
 class CellReader(Protocol):

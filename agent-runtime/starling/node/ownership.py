@@ -206,8 +206,8 @@ class Ownership:
 
     def _may_matter(self, slot: _Slot) -> bool:
         """Whether the shard could be ours to take; keeps us from reading journals of shards in good hands."""
-        if self._draining:
-            return False
+        if self._draining or not self._routes.heard.is_set():
+            return False  # without routes a turn that sends would end as a dead letter
         named = self.map.shards.get(slot.shard)
         if named == self._owner.pod:
             return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 from starling.adapters.memory.stream import MemoryStream
@@ -41,6 +42,7 @@ class MemoryReader:
         # With weather, messages up to this sequence have reached us.
         self._reached = 0
         self._due = 0.0
+        self._context = copy_context()
         stream.readers.append(self)
         if weather is not None and found:
             self._travel(found[-1].sequence)
@@ -63,7 +65,7 @@ class MemoryReader:
         assert self._weather is not None
         delay = self._weather.delivery(self._store.name, self._stream.spec.name)
         self._due = max(self._due, self._loop.time() + delay)
-        self._loop.call_at(self._due, self._arrived, sequence)
+        self._loop.call_at(self._due, self._arrived, sequence, context=self._context)
 
     def _arrived(self, sequence: int) -> None:
         if self._store.connected_since is not None:

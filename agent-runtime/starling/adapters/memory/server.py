@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextvars import copy_context
 
 from starling.adapters.memory.store import MemoryStore
 from starling.adapters.memory.stream import MemoryStream
@@ -28,6 +29,7 @@ class Listening:
         self.pattern = pattern
         self._heard = heard
         self._closed = False
+        self.context = copy_context()
 
     def hear(self, signal: Signal) -> None:
         """Pass a message on; the listener's own mistakes are logged, as nobody else could answer for them."""
@@ -58,6 +60,8 @@ class MemoryServer:
     def __init__(self, *, wall: Callable[[], float] = time.time, weather: Weather | None = None) -> None:
         self.weather = weather
         self._wall = wall
+        self.context = copy_context()
+        """What happens here runs in it, not in that of a client."""
         self.streams: dict[str, MemoryStream] = {}
         self._stream_of: dict[str, MemoryStream] = {}
         self._exact: dict[str, list[Listening]] = {}
@@ -85,7 +89,8 @@ class MemoryServer:
         if existing is not None:
             existing.update(spec)
             return False
-        self.streams[spec.name] = MemoryStream(spec, wall=self._wall, lagging=self.weather is not None)
+        lagging = self.weather is not None
+        self.streams[spec.name] = MemoryStream(spec, wall=self._wall, context=self.context, lagging=lagging)
         return True
 
     def _check_subjects(self, spec: StreamSpec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from starling.adapters.memory.contents import Contents, header_bytes
@@ -34,6 +35,8 @@ T = TypeVar("T")
 
 MAX_PAYLOAD: Final = 1 << 20
 MAX_SUBJECTS: Final = 1024
+_APART: Final = 1e-6
+"""Seconds between two arrivals, so that a clock's timers keep their order."""
 
 
 class MemoryStore:
@@ -49,7 +52,7 @@ class MemoryStore:
         self._readers: list[MemoryReader] = []
         self._listening: list[Listening] = []
         self._under_way: dict[asyncio.Future[Answer], asyncio.TimerHandle | None] = {}
-        self._requests: set[asyncio.Future[None]] = set()
+        self._requests: dict[asyncio.Future[None], None] = {}
         self._last_arrival = 0.0
 
     # -- the connection
@@ -78,7 +81,6 @@ class MemoryStore:
         """Have a connection again; nothing happens to one that is closed or was never cut."""
         if not self._closed and self._since is None:
             self._since = self._loop.time()
-            self._last_arrival = 0.0
             for reader in self._readers:
                 reader.mended()
 
@@ -122,28 +124,31 @@ class MemoryStore:
         """Let the weather decide when it arrives and when its answer is heard."""
         assert self._weather is not None
         trip = self._weather.publish(self.name, subject)
-        now = self._loop.time()
-        since = self._since
-        self._under_way[answer] = self._loop.call_later(limits.STORE_TIMEOUT, self._give_up, answer)
-
-        def arrive() -> None:
-            if not trip.late and self._since != since:
-                # It was under way when the connection was cut.
-                assert self._weather is not None
-                late = self._weather.cut(self.name)
-                if late is not None:
-                    self._loop.call_later(late, self._server.store, subject, data, headers, expect)
-                return
-            said = self._server.store(subject, data, headers, expect)
-            if trip.answers is not None:
-                self._loop.call_later(trip.answers, self._end, answer, said)
-
+        since, server = self._since, self._server
+        heard_after = None if trip.arrives is None or trip.answers is None else trip.arrives + trip.answers
+        overdue = heard_after is None or heard_after > limits.STORE_TIMEOUT
+        self._under_way[answer] = (
+            self._loop.call_later(limits.STORE_TIMEOUT, self._give_up, answer) if overdue else None
+        )
         if trip.arrives is None:
             return
-        at = now + trip.arrives
+
+        def arrive() -> None:
+            assert self._weather is not None
+            if not trip.late and self._since != since:
+                late = self._weather.cut(self.name)
+                if late is not None:
+                    self._loop.call_later(late, server.store, subject, data, headers, expect)
+                return
+            said = server.store(subject, data, headers, expect)
+            if trip.answers is not None:
+                self._loop.call_later(trip.answers, self._end, answer, said, context=context)
+
+        context = copy_context()
+        at = self._loop.time() + trip.arrives
         if not trip.late:
-            at = self._last_arrival = max(self._last_arrival, at)
-        self._loop.call_at(at, arrive)
+            at = self._last_arrival = max(self._last_arrival + _APART, at)
+        self._loop.call_at(at, arrive, context=server.context)
 
     def _give_up(self, answer: asyncio.Future[Answer]) -> None:
         self._end(answer, Unknown(f"no answer within {limits.STORE_TIMEOUT:g} s"))
@@ -176,13 +181,13 @@ class MemoryStore:
     async def _pass(self, seconds: float) -> None:
         """Let time pass. Raises Unreachable when the connection is cut meanwhile."""
         passed: asyncio.Future[None] = self._loop.create_future()
-        self._requests.add(passed)
+        self._requests[passed] = None
         timer = self._loop.call_later(seconds, _set, passed)
         try:
             await passed
         finally:
             timer.cancel()
-            self._requests.discard(passed)
+            self._requests.pop(passed, None)
 
     def _view(self, stream: MemoryStream) -> Contents:
         """What the replica that answers has of a stream."""
@@ -265,7 +270,7 @@ class MemoryStore:
                 continue
             delay = self._weather.signal(self.name, subject)
             if delay is not None:
-                self._loop.call_later(delay, listening.hear, signal)
+                self._loop.call_later(delay, listening.hear, signal, context=listening.context)
 
     async def listen(self, subject: str, heard: Callable[[Signal], None]) -> Subscription:
         self._check_connected()

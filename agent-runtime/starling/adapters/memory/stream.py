@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextvars import Context
 from typing import TYPE_CHECKING, Final
 
 from starling.adapters.memory.contents import Contents, header_bytes, stored_bytes
-from starling.adapters.memory.replica import Replicas
+from starling.adapters.memory.replica import Removed, Replicas, TakenOut
 from starling.adapters.memory.subjects import matches
 from starling.core.names import MESSAGE_ID
 from starling.ports.store import Answer, Expect, Headers, Message, Refused, Stored, StreamInfo, StreamSpec
@@ -21,13 +22,14 @@ _DEFAULT_DUPLICATE_WINDOW: Final = 120.0
 
 
 class MemoryStream:
-    """A stream and its readers. now: seconds that only grow, for ages; wall: seconds since 1970, for messages."""
+    """A stream and its readers. wall: seconds since 1970, for messages; ages run by the loop's clock."""
 
-    def __init__(self, spec: StreamSpec, *, wall: Callable[[], float], lagging: bool) -> None:
+    def __init__(self, spec: StreamSpec, *, wall: Callable[[], float], context: Context, lagging: bool) -> None:
         self._wall = wall
+        self._context = context
         self._loop = asyncio.get_running_loop()
         self.contents = Contents()
-        self.replicas = Replicas(self.contents) if lagging else None
+        self.replicas = Replicas() if lagging else None
         self.readers: list[MemoryReader] = []
         self.deleted = False
         self._metadata = dict(spec.metadata)
@@ -111,7 +113,7 @@ class MemoryStream:
         spec, contents = self.spec, self.contents
         contents.add(message)
         if self.replicas is not None:
-            self.replicas.added(message)
+            self.replicas.changes.append(message)
         most = spec.max_messages_per_subject
         if most is not None:
             queue = contents.by_subject[message.subject]
@@ -143,13 +145,13 @@ class MemoryStream:
     def take_out(self, sequence: int) -> bool:
         """Remove one message; False when it is not there."""
         if self.replicas is not None:
-            self.replicas.taken_out(sequence)
+            self.replicas.changes.append(TakenOut(sequence))
         return self.contents.take_out(sequence)
 
     def _remove(self, subject: str, below: int) -> None:
         self.contents.remove(subject, below)
         if self.replicas is not None:
-            self.replicas.removed(subject, below)
+            self.replicas.changes.append(Removed(subject, below))
 
     # -- expiry
 
@@ -157,7 +159,7 @@ class MemoryStream:
         if self._alarm is None:
             times = [entries[0][0] for entries in (self._ages, self._markers) if entries]
             if times:
-                self._alarm = self._loop.call_at(min(times), self._expire)
+                self._alarm = self._loop.call_at(min(times), self._expire, context=self._context)
 
     def _expire(self) -> None:
         self._alarm = None

@@ -1,0 +1,165 @@
+"""What must hold after a run, against the plan and against the history of every stream."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from starling.adapters.memory import MemoryServer
+from starling.core.ids import AgentId, ShardId
+from starling.core.names import MeshNames, bucket_key, bucket_stream, parse_cell_key
+from starling.core.overlay import TableValue
+from starling.core.record import Cell, Kind, Record
+from starling.ports.store import Message
+
+from .plan import Action, Plan, children
+from .process import MESH, Pool
+
+
+@dataclass(slots=True)
+class Ending:
+    """How a run ended. accepted: roots whose sender was told that they are stored, by agent in the order of sending;
+    tried: all roots in that order; received: tags that each agent's state has; dead: tags of dead letters by agent."""
+
+    accepted: dict[tuple[str, AgentId], bool] = field(default_factory=dict)
+    received: dict[AgentId, list[str]] = field(default_factory=dict)
+    dead: Counter[tuple[str, AgentId]] = field(default_factory=Counter)
+    odd_letters: list[str] = field(default_factory=list)
+
+
+def effects(plan: Plan, ending: Ending) -> Iterator[str]:
+    """P1 and P2: every accepted message had its effect once or is a dead letter, and nothing else has."""
+    must: dict[tuple[str, AgentId], bool] = dict(ending.accepted)
+    open_ = list(must)
+    had = {(tag, agent): count for agent, tags in ending.received.items() for tag, count in Counter(tags).items()}
+    while open_:
+        key = open_.pop()
+        if not had.get(key):
+            continue
+        for _, child in children(plan, plan.actions[key]):
+            known = (child.tag, child.agent)
+            if known not in must:
+                must[known] = True
+                open_.append(known)
+    for key, sure in must.items():
+        if not plan.actions[key].is_loose:
+            yield from _outcome(plan.actions[key], sure, had.get(key, 0), ending.dead[key])
+    for key in had:
+        if key not in must and not plan.actions[key].is_loose:
+            yield f"P2: {_name(key)} took effect, but nobody sent it"
+    yield from (f"dead letter of nothing that was sent: {text}" for text in ending.odd_letters)
+
+
+def _outcome(action: Action, sure: bool, effects_: int, letters: int) -> Iterator[str]:
+    name = _name((action.tag, action.agent))
+    if effects_ > 1:
+        yield f"P2: {name} took effect {effects_} times"
+    if letters > 1:
+        yield f"P2: {name} has {letters} dead letters"
+    if effects_ and letters:
+        yield f"P2: {name} took effect and is a dead letter"
+    if action.is_poison and effects_:
+        yield f"P2: {name} never succeeds, and took effect"
+    if not sure or action.is_call:
+        return
+    if not effects_ and not letters:
+        yield f"P1: {name} was accepted and is lost"
+    if letters and not action.is_poison and not action.calls:
+        yield f"P1: {name} is a dead letter without a reason"
+
+
+def _name(key: tuple[str, AgentId]) -> str:
+    return f"{key[0]} at {key[1]}"
+
+
+def order(plan: Plan, ending: Ending) -> Iterator[str]:
+    """P3: what one sender sent to one agent was handled in the order of sending."""
+    sent: dict[tuple[str, AgentId], list[str]] = {}
+    for tag, agent in ending.accepted:
+        sent.setdefault((plan.actions[tag, agent].sender, agent), []).append(tag)
+    for sender, tags in ending.received.items():
+        for tag in dict.fromkeys(tags):
+            action = plan.actions.get((tag, sender))
+            for step, child in children(plan, action) if action else ():
+                if step.kind != "call":
+                    sent.setdefault((str(sender), child.agent), []).append(child.tag)
+    for (sender_name, agent), tags in sent.items():
+        wanted = [tag for tag in tags if not (plan.actions[tag, agent].is_call or plan.actions[tag, agent].is_loose)]
+        place = {tag: index for index, tag in enumerate(wanted)}
+        got = [tag for tag in ending.received.get(agent, ()) if tag in place]
+        if got != sorted(got, key=place.__getitem__):
+            yield f"P3: {agent} handled {got} of {sender_name}, who sent {[tag for tag in wanted if tag in got]}"
+
+
+def journals(server: MemoryServer, pools: Iterable[Pool]) -> Iterator[str]:
+    """P4: each record follows the one that its writer knew, epochs only grow, and only an owner commits."""
+    for pool in pools:
+        names = MeshNames(MESH).pool(pool.name)
+        for shard in map(ShardId, range(pool.shards)):
+            yield from _journal(f"journal {pool.name}/{shard}", records(server, names.journal(shard)))
+
+
+def _journal(name: str, found: Sequence[tuple[int, Record]]) -> Iterator[str]:
+    previous, last = 0, None
+    for sequence, record in found:
+        if record.previous != previous:
+            yield f"P4: {name}: record {sequence} follows {record.previous}, but {previous} was the last"
+        if last is not None:
+            yield from _follows(f"{name}: record {sequence}", last, record)
+        previous, last = sequence, record
+
+
+def _follows(name: str, last: Record, record: Record) -> Iterator[str]:
+    if record.kind is Kind.TAKE:
+        if record.epoch != last.epoch + 1:
+            yield f"P4: {name} takes with epoch {record.epoch} after {last.epoch}"
+        return
+    if record.epoch != last.epoch:
+        yield f"P4: {name} of epoch {record.epoch} stands after epoch {last.epoch}"
+    if last.kind in (Kind.FREE, Kind.BORN):
+        yield f"P4: {name} is a {record.kind} of a shard that has no owner"
+    for inlet, floor in last.floors.items():
+        if record.floors.get(inlet, 0) < floor:
+            yield f"{name}: floor of {inlet} went back from {floor} to {record.floors.get(inlet, 0)}"
+
+
+def records(server: MemoryServer, stream: str) -> list[tuple[int, Record]]:
+    """Every record that was ever in a journal, purged ones too."""
+    return [(message.sequence, Record.decode(message.data)) for message in history(server, stream)]
+
+
+def history(server: MemoryServer, stream: str) -> list[Message]:
+    """Every message that was ever stored in a stream."""
+    replicas = server.streams[stream].replicas
+    assert replicas is not None
+    return [change for change in replicas.changes if isinstance(change, Message)]
+
+
+def tables(server: MemoryServer, pools: Iterable[Pool], *, at_rest: bool) -> Iterator[str]:
+    """The table only has what the journal committed, never goes back, and at rest has the newest of every cell."""
+    for pool in pools:
+        names = MeshNames(MESH).pool(pool.name)
+        committed: dict[ShardId, Mapping[tuple[int, str], Cell]] = {}
+        newest: dict[str, int] = {}
+        for shard in map(ShardId, range(pool.shards)):
+            found = records(server, names.journal(shard))
+            committed[shard] = {(at, key): cell for at, record in found for key, cell in record.cells.items()}
+            newest.update({key: at for at, key in committed[shard]})
+        stored: dict[str, int] = {}
+        for message in history(server, bucket_stream(names.table)):
+            key = bucket_key(names.table, message.subject)
+            value = TableValue.decode(message.data)
+            before, stored[key] = stored.get(key, 0), value.journal
+            if value.journal < before:
+                yield f"table: {key} went back from version {before} to {value.journal}"
+            parsed = parse_cell_key(key)
+            if parsed is None:
+                continue
+            cell = committed[parsed[0]].get((value.journal, key))
+            if cell is None or cell.data != value.data:
+                yield f"table: version {value.journal} of {key} was never committed so"
+        if at_rest:
+            for key, at in newest.items():
+                if stored.get(key) != at:
+                    yield f"table: {key} has version {stored.get(key)} at rest, {at} was committed"

@@ -1,0 +1,128 @@
+"""An event loop under virtual time, with a seeded scheduler: the same seed runs the same way, to the callback."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from asyncio import events
+from collections.abc import Callable, Coroutine, Sequence
+from contextvars import Context, ContextVar
+from typing import Any
+
+PROCESS: ContextVar[str] = ContextVar("process", default="")
+"""Name of the simulated process that a callback belongs to; "" for the world itself."""
+
+
+class Stuck(Exception):
+    """Nothing is ready and nothing is scheduled: whoever waits would wait for ever."""
+
+
+class SimTask(asyncio.Task[Any]):
+    """A task with a hash that does not depend on its address, so that sets of tasks have an order."""
+
+    _made = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        SimTask._made += 1
+        self._number = SimTask._made
+        super().__init__(*args, **kwargs)
+
+    def __hash__(self) -> int:
+        return self._number
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """Time jumps to the next timer when nothing is ready; what is ready runs in an order drawn from `chance`.
+
+    A frozen process runs none of its callbacks until it is thawed: a stopped or overloaded machine.
+    """
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__()
+        self._chance = chance
+        self._now = 0.0
+        self._clock_resolution = 1e-9
+        self._selector = self
+        self._frozen: dict[str, list[asyncio.Handle]] = {}
+        self.passes = 0
+        SimTask._made = 0
+        self.set_task_factory(_task)
+
+    def time(self) -> float:
+        return self._now
+
+    def freeze(self, process: str) -> None:
+        """Hold all callbacks of a process."""
+        self._frozen.setdefault(process, [])
+
+    def thaw(self, process: str) -> None:
+        """Let them go again; nothing happens to a process that is not frozen."""
+        self._ready.extend(self._frozen.pop(process, ()))
+
+    # What BaseEventLoop asks of its subclass.
+
+    def select(self, timeout: float | None) -> Sequence[Any]:
+        """Let time pass, as a selector would while nothing happens on its sockets."""
+        if timeout is None:
+            raise Stuck("nothing is ready and nothing is scheduled")
+        self._now += timeout
+        return ()
+
+    def _process_events(self, event_list: Sequence[Any]) -> None:
+        """There are no sockets."""
+
+    def _write_to_self(self) -> None:
+        """There is nobody to wake: one thread."""
+
+    def _run_once(self) -> None:
+        self.passes += 1
+        ready = self._ready
+        if self._frozen:
+            self._hold_back()
+        count = len(ready)
+        if count == 2:
+            if self._chance.random() < 0.5:
+                ready.rotate(1)
+        elif count > 2:
+            mixed = list(ready)
+            ready.clear()
+            self._chance.shuffle(mixed)
+            ready.extend(mixed)
+        super()._run_once()  # type: ignore[misc]
+
+    def _hold_back(self) -> None:
+        handles = list(self._ready)
+        self._ready.clear()
+        for handle in handles:
+            held = self._frozen.get(handle._context.get(PROCESS, ""))  # type: ignore[attr-defined]
+            (self._ready if held is None else held).append(handle)
+
+
+def _task(loop: asyncio.AbstractEventLoop, coro: Coroutine[Any, Any, Any], context: Context | None = None) -> SimTask:
+    return SimTask(coro, loop=loop) if context is None else SimTask(coro, loop=loop, context=context)
+
+
+def run(loop: VirtualLoop, main: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a coroutine to its end on the loop, then end what is left, and close the loop."""
+    events.set_event_loop(loop)
+    try:
+        return loop.run_until_complete(main())
+    finally:
+        for process in list(loop._frozen):
+            loop.thaw(process)
+        _end_all(loop)
+        events.set_event_loop(None)
+        loop.close()
+
+
+def _end_all(loop: VirtualLoop) -> None:
+    for _ in range(10):
+        tasks = sorted(asyncio.all_tasks(loop), key=hash)
+        if not tasks:
+            return
+        for task in tasks:
+            task.cancel()
+        loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))

@@ -1,0 +1,175 @@
+"""What the agents of one seed do: a forest of messages, drawn before the run, so that its outcome is known.
+
+To add a kind of work: a field of `Action`, a line in `KINDS` that sets it, and what `agents.py` does with it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from starling.core.ids import AgentId, TopicId
+
+TYPES = ("one", "two")
+KEYS = ("a", "b", "c", "d")
+WAITING = frozenset({"two"})
+"""Agent types whose turns may wait."""
+TOPIC = "news"
+ATTEMPTS = 4
+NEVER = 99
+
+
+@dataclass(slots=True)
+class Action:
+    """What the turn of one message does. key: tag and agent.
+
+    is_loose: a call that a turn makes, or comes of one: a turn that runs again calls again, so it may take effect
+    any number of times; fails: attempts that raise before one succeeds, `NEVER`: all; pause: seconds that it waits first;
+    sends, publishes, calls: tags of further messages, in order.
+    """
+
+    tag: str
+    agent: AgentId
+    sender: str
+    is_call: bool = False
+    is_loose: bool = False
+    fails: int = 0
+    pause: float = 0.0
+    steps: list[Step] = field(default_factory=list)
+
+    @property
+    def is_poison(self) -> bool:
+        return self.fails >= ATTEMPTS
+
+    @property
+    def calls(self) -> bool:
+        return any(step.kind == "call" for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One message that a turn sends. kind: send, publish or call; to: an agent, or the topic for publish."""
+
+    kind: str
+    tag: str
+    to: AgentId | TopicId
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """One message from outside. at: seconds; user_id: given by the user; again: it is sent a second time."""
+
+    client: int
+    at: float
+    step: Step
+    user_id: bool
+    again: bool
+
+
+class Plan:
+    """All actions by tag and agent, and the roots in the order of their clients."""
+
+    def __init__(self, chance: random.Random, *, clients: int, roots: int, most: int, seconds: float) -> None:
+        self._chance = chance
+        self._most = most
+        self.actions: dict[tuple[str, AgentId], Action] = {}
+        self.roots: list[Root] = []
+        for number in range(roots):
+            client = chance.randrange(clients)
+            kind = chance.choice(("send", "send", "send", "publish", "call"))
+            step = self._step(kind, f"r{number}", f"client-{client}", depth=0, waits_for=())
+            if step is not None:
+                user_id = kind != "call" and chance.random() < 0.5
+                again = user_id and chance.random() < 0.5
+                self.roots.append(Root(client, chance.random() * seconds, step, user_id, again))
+        self.roots.sort(key=lambda root: root.at)
+
+    def of(self, tag: str, agent: AgentId) -> Action:
+        return self.actions[tag, agent]
+
+    def targets(self, step: Step) -> list[AgentId]:
+        """The agents that a step's message goes to."""
+        return hearers(step.to) if isinstance(step.to, TopicId) else [step.to]
+
+    def _step(
+        self, kind: str, tag: str, sender: str, *, depth: int, waits_for: tuple[AgentId, ...], loose: bool = False
+    ) -> Step | None:
+        chance = self._chance
+        to: AgentId | TopicId = AgentId(chance.choice(TYPES), chance.choice(KEYS))
+        if kind == "publish":
+            to = TopicId(TOPIC, chance.choice(KEYS))
+        if to in waits_for:
+            return None  # a call cycle is refused: not part of this workload
+        step = Step(kind, tag, to)
+        for agent in self.targets(step):
+            if kind == "publish" and str(agent) == sender:
+                continue  # a publish does not come back to its own agent
+            waiting = (*waits_for, agent) if kind == "call" else ()
+            loose_ = loose or (kind == "call" and depth > 0)
+            action = Action(tag, agent, sender, is_call=kind == "call", is_loose=loose_)
+            self.actions[tag, agent] = action
+            self._draw(action, depth=depth, waits_for=waiting)
+        return step
+
+    def _draw(self, action: Action, *, depth: int, waits_for: tuple[AgentId, ...]) -> None:
+        for probability, apply in KINDS:
+            if self._chance.random() < probability:
+                apply(self, action, depth, waits_for)
+
+    def add_steps(self, action: Action, kind: str, depth: int, waits_for: tuple[AgentId, ...]) -> None:
+        """Give an action one to three further messages."""
+        if depth >= 3 or (kind == "call" and action.agent.type not in WAITING):
+            return
+        for _ in range(self._chance.randint(1, 3)):
+            if len(self.actions) >= self._most:
+                return
+            tag = f"{action.tag}.{len(action.steps)}{action.agent.type[0] if kind == 'publish' else ''}"
+            tag = f"{tag}-{action.agent.type[0]}{action.agent.key}"
+            chain = (*waits_for, action.agent) if kind == "call" else ()
+            step = self._step(
+                kind, tag, str(action.agent), depth=depth + 1, waits_for=chain, loose=action.is_loose
+            )
+            if step is not None:
+                action.steps.append(step)
+
+    def set_pause(self, action: Action) -> None:
+        if action.agent.type in WAITING:
+            action.pause = self._chance.choice((0.01, 0.3, 2.0))
+
+    def set_failing(self, action: Action) -> None:
+        action.fails = self._chance.choice((1, 1, 2, NEVER))
+
+
+Kind = Callable[[Plan, Action, int, tuple[AgentId, ...]], None]
+
+KINDS: tuple[tuple[float, Kind], ...] = (
+    (0.35, lambda plan, action, depth, waits: plan.add_steps(action, "send", depth, waits)),
+    (0.15, lambda plan, action, depth, waits: plan.add_steps(action, "publish", depth, waits)),
+    (0.08, lambda plan, action, depth, waits: plan.add_steps(action, "call", depth, waits)),
+    (0.15, lambda plan, action, depth, waits: plan.set_failing(action)),
+    (0.15, lambda plan, action, depth, waits: plan.set_pause(action)),
+)
+"""What a turn may do beside noting its message: how likely, and how it is drawn."""
+
+
+def hearers(topic: TopicId) -> list[AgentId]:
+    """The agents that hear a topic, in the order of the route table."""
+    return [AgentId(kind, topic.source) for kind in TYPES]
+
+
+def children(plan: Plan, action: Action) -> Iterator[tuple[Step, Action]]:
+    """The messages of an action's turn, each with what it does at its agent."""
+    for step in action.steps:
+        for agent in plan.targets(step):
+            child = plan.actions.get((step.tag, agent))
+            if child is not None:
+                yield step, child
+
+
+def roots_of(plan: Plan) -> Mapping[str, list[Root]]:
+    """Roots by the name of their client."""
+    found: dict[str, list[Root]] = {}
+    for root in plan.roots:
+        found.setdefault(f"client-{root.client}", []).append(root)
+    return found

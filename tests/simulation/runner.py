@@ -1,0 +1,93 @@
+"""Runs seeds: one, or many on all cores."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+from unittest.mock import patch
+
+from starling.core import limits
+from starling.engine import table
+
+from .loop import Stuck, VirtualLoop, run
+from .world import World
+
+MOST_PASSES = 400_000
+"""Passes of the loop after which a run is taken to spin."""
+
+
+class Result(NamedTuple):
+    """How a seed ended. trace: empty unless asked for."""
+
+    seed: int
+    problems: tuple[str, ...]
+    trace: tuple[str, ...] = ()
+
+
+def run_seed(seed: int, *, trace: bool = False) -> Result:
+    """Run one seed; the same seed runs the same way, on any machine."""
+    chance = random.Random(f"loop {seed}")
+    loop = VirtualLoop(chance)
+    lines: list[str] = []
+
+    def note(text: str) -> None:
+        lines.append(f"{loop.time():9.4f}  {text}")
+
+    world = World(seed, loop, note if trace else None)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with small_limits(random.Random(f"limits {seed}")):
+            run(loop, world.run)
+    except Stuck as error:
+        world.fail("stuck", error)
+    except Exception as error:
+        world.fail("the run failed", error)
+    finally:
+        logging.disable(before)
+    return Result(seed, tuple(world.problems), tuple(lines))
+
+
+@contextmanager
+def small_limits(chance: random.Random) -> Iterator[None]:
+    """Limits that a small world reaches: snapshots, windows, read-ahead, times of the table."""
+    with ExitStack() as stack:
+
+        def put(where: object, name: str, *values: float) -> None:
+            stack.enter_context(patch.object(where, name, chance.choice(values)))
+
+        put(limits, "SNAPSHOT_RECORDS", 3, 10, 4096)
+        put(limits, "WINDOW", 2, 5, 4096)
+        put(limits, "READ_AHEAD_MESSAGES", 1, 3, 1024)
+        put(limits, "MAX_COMMIT", 300, 512 * 1024)
+        put(limits, "STORE_TIMEOUT", 1.0, 5.0)
+        put(table, "QUIET", 0.0, 1.0)
+        put(table, "PATIENCE", 0.5, 5.0)
+        put(table, "ROUND", 0.1, 0.5)
+        yield
+
+
+def run_many(seeds: Sequence[int], *, workers: int) -> Iterator[Result]:
+    """Run seeds on several cores; results come as they end."""
+    if workers == 1:
+        yield from map(run_seed, seeds)
+        return
+    with multiprocessing.get_context("fork").Pool(workers) as pool:
+        yield from pool.imap_unordered(run_seed, seeds, chunksize=8)
+
+
+class Rate:
+    """How many seeds a second, and a second and core."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._start = time.perf_counter()
+
+    def text(self, count: int) -> str:
+        seconds = max(1e-9, time.perf_counter() - self._start)
+        return f"{count / seconds:.1f} seeds/s, {count / seconds / self._workers:.1f} a core"

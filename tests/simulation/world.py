@@ -1,0 +1,382 @@
+"""One run: a mesh in memory, its workload, its adversary, and the questions at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Iterator
+
+from starling.adapters.memory import MemoryServer
+from starling.agent import definition
+from starling.client import Mesh
+from starling.core import limits
+from starling.core.ids import AgentId, PoolName, ShardId, shard_of
+from starling.core.names import MeshNames
+from starling.core.routes import PoolRoute, Routes, SubscriptionRoute
+from starling.engine.dead import DeadLetter
+from starling.errors import CallFailed, MailboxFull, MeshError
+from starling.provision import PoolStreams, provision_mesh, provision_pool, write_routes
+
+from . import checks
+from .agents import Asked, Do, Noted, One, Running
+from .checks import Ending
+from .loop import VirtualLoop
+from .plan import KEYS, TOPIC, TYPES, Plan, Root, roots_of
+from .process import EPOCH, MESH, Pool, Process, Where
+from .storm import Faults, Storm
+
+STORM_SECONDS = 8.0
+REST_BOUND = 200.0
+"""Virtual seconds within which everything must have come to rest once the weather is calm."""
+
+
+class World:
+    """Everything of one seed. problems: what went wrong so far."""
+
+    def __init__(self, seed: int, loop: VirtualLoop, trace: Callable[[str], None] | None) -> None:
+        self.seed = seed
+        self.loop = loop
+        self.trace = trace
+        self.problems: list[str] = []
+        self._chance = random.Random(f"world {seed}")
+        self.storm = Storm(random.Random(f"storm {seed}"), Faults.draw(self._chance), trace)
+        self.server = MemoryServer(wall=lambda: EPOCH + loop.time(), weather=self.storm)
+        self.plan = Plan(
+            random.Random(f"plan {seed}"),
+            clients=self._chance.choice((1, 2)),
+            roots=self._chance.choice((3, 6, 12)),
+            most=40,
+            seconds=STORM_SECONDS / 2,
+        )
+        self.ending = Ending()
+        self.pools: dict[PoolName, Pool] = {}
+        self.processes: list[Process] = []
+        self._starts = 0
+        self._clients: list[Mesh] = []
+        self._senders: list[asyncio.Task[None]] = []
+
+    def say(self, text: str) -> None:
+        if self.trace is not None:
+            self.trace(text)
+
+    def fail(self, what: str, error: BaseException | None = None) -> None:
+        """Note a problem."""
+        self.problems.append(what if error is None else f"{what}: {_text(error)}")
+        self.say(f"PROBLEM {self.problems[-1]}")
+
+    # -- the run
+
+    async def run(self) -> None:
+        Running.plan = self.plan
+        self.loop.set_exception_handler(self._unhandled)
+        self.storm.calm = True
+        await self._provision()
+        self.storm.calm = False
+        for _ in range(self._chance.choice((1, 2, 3))):
+            self._start()
+        await self._send_all()
+        await self._adversary()
+        await self._come_to_rest()
+        if not self.problems:
+            await self._audit()
+        if not self.problems:
+            self._judge()
+
+    def _unhandled(self, loop: object, context: dict[str, object]) -> None:
+        error = context.get("exception")
+        self.fail(str(context.get("message")), error if isinstance(error, BaseException) else None)
+
+    async def _provision(self) -> None:
+        admin = self.server.connect("admin")
+        await provision_mesh(admin, MESH)
+        for name, agent_type in zip(("ones", "twos"), TYPES, strict=True):
+            spec = PoolStreams(PoolName(name), shards=self._chance.choice((1, 2)), dedupe_window=limits.DEDUPE_WINDOW)
+            incarnation = await provision_pool(admin, MESH, spec, known=None, chance=self._chance)
+            self.pools[spec.pool] = Pool(spec.pool, agent_type, spec.shards, incarnation, spec.dedupe_window)
+        routes = Routes(
+            pools={p.name: PoolRoute(p.name, p.shards, p.incarnation) for p in self.pools.values()},
+            agent_types={p.agent_type: p.name for p in self.pools.values()},
+            subscriptions=tuple(SubscriptionRoute(TOPIC, kind) for kind in TYPES),
+        )
+        await write_routes(admin, MESH, routes, over=0)
+
+    def _start(self) -> Process:
+        self._starts += 1
+        name = f"p{self._starts}"
+        process = Process(
+            self.server,
+            name,
+            self.pools,
+            chance=random.Random(f"{name} {self.seed}"),
+            offset=self._chance.choice((0.0, 0.0, -3.0, 5.0)),
+            failed=self.fail,
+        )
+        self.processes.append(process)
+        self.say(f"{name} starts")
+        return process
+
+    @property
+    def shards(self) -> list[Where]:
+        return [(pool.name, ShardId(n)) for pool in self.pools.values() for n in range(pool.shards)]
+
+    @property
+    def living(self) -> list[Process]:
+        return [process for process in self.processes if process.is_alive]
+
+    # -- workload
+
+    async def _send_all(self) -> None:
+        for name, roots in roots_of(self.plan).items():
+            client = Mesh(
+                self.server.connect(name),
+                MESH,
+                name=name,
+                wall=lambda: EPOCH + self.loop.time(),
+                chance=random.Random(f"{name} {self.seed}"),
+            )
+            self._clients.append(client)
+            self._senders.append(self.loop.create_task(self._client(client, roots)))
+
+    async def _client(self, client: Mesh, roots: list[Root]) -> None:
+        while True:
+            try:
+                await client.open()
+                break
+            except MeshError:
+                await asyncio.sleep(0.2)
+        sending: list[asyncio.Task[None]] = []
+        for root in roots:
+            await asyncio.sleep(max(0.0, root.at - self.loop.time()))
+            keys = [(root.step.tag, agent) for agent in self.plan.targets(root.step)]
+            first = self.loop.create_task(self._send(client, root))
+            await asyncio.sleep(0)  # its message is queued now, in this order
+            while not all(key in self.ending.accepted for key in keys):
+                await asyncio.sleep(0)
+            sending.append(first)
+            if root.again:
+                sending.append(self.loop.create_task(self._send(client, root)))
+        await asyncio.gather(*sending)
+
+    async def _send(self, client: Mesh, root: Root) -> None:
+        step = root.step
+        keys = [(step.tag, agent) for agent in self.plan.targets(step)]
+        for key in keys:
+            self.ending.accepted.setdefault(key, False)
+        user_id = step.tag if root.user_id else None
+        try:
+            if step.kind == "send":
+                assert isinstance(step.to, AgentId)
+                await client.send(step.to, Do(step.tag), id=user_id, timeout=1000.0)
+            elif step.kind == "publish":
+                assert not isinstance(step.to, AgentId)
+                await client.publish(step.to, Do(step.tag), id=user_id, timeout=1000.0)
+            else:
+                assert isinstance(step.to, AgentId)
+                await client.call(step.to, Asked(step.tag), timeout=30.0)
+        except (CallFailed, MailboxFull) as error:
+            self.say(f"{step.tag} was not accepted: {error!r}")
+            return
+        self.say(f"{step.tag} was accepted")
+        for key in keys:
+            self.ending.accepted[key] = True
+
+    # -- adversary
+
+    async def _adversary(self) -> None:
+        """Take, release, kill, cut, freeze and set clocks at random until the storm is over."""
+        chance = self._chance
+        wildness = chance.choice((0.3, 1.0, 2.0))
+        for where in self.shards:
+            chance.choice(self.living).take(where)
+        while self.loop.time() < STORM_SECONDS:
+            await asyncio.sleep(min(1.0, chance.expovariate(1.0 / wildness)))
+            chance.choice(ACTS)(self, chance.random())
+            if chance.random() < 0.5:
+                self._keep_owned()
+
+    def _kill(self, process: Process) -> None:
+        if process.is_alive:
+            self.say(f"{process.name} is killed")
+            process.kill()
+            if not self.living:
+                self._start()
+
+    def _freeze(self, process: Process, seconds: float) -> None:
+        self.say(f"{process.name} is frozen for {seconds:.1f} s")
+        self.loop.freeze(process.name)
+        self.loop.call_later(seconds, self.loop.thaw, process.name)
+
+    def _cut(self, process: Process, seconds: float) -> None:
+        self.say(f"{process.name} is cut off for {seconds:.1f} s")
+        process.store.cut()
+        self.loop.call_later(seconds, lambda: process.store.mend() if process.is_alive else None)
+
+    # -- the end
+
+    async def _come_to_rest(self) -> None:
+        """Calm: everything is mended, every shard has one owner; wait until nothing is left to do."""
+        self.say("calm")
+        self.storm.calm = True
+        self.storm.on_publish = lambda client, subject: None
+        for process in self.living:
+            self.loop.thaw(process.name)
+            process.store.mend()
+        end = self.loop.time() + REST_BOUND
+        while not self._is_at_rest():
+            if self.loop.time() > end:
+                self.fail(f"not at rest after {REST_BOUND:g} s: {self._unrest()}")
+                return
+            self._keep_owned()
+            await asyncio.sleep(0.5)
+        self.say("at rest")
+
+    def _keep_owned(self) -> None:
+        for where in self.shards:
+            if not any(process.serves(where) for process in self.living):
+                self._chance.choice(self.living).take(where)
+
+    def _is_at_rest(self) -> bool:
+        return (
+            all(sender.done() for sender in self._senders)
+            and all(sum(process.serves(where) for process in self.living) == 1 for where in self.shards)
+            and all(process.is_idle for process in self.living)
+            and not self._dirty()
+        )
+
+    def _dirty(self) -> bool:
+        return any(shard._overlay.entries for process in self.living for shard in process.owned.values())
+
+    def _unrest(self) -> str:
+        parts = [f"{sum(not sender.done() for sender in self._senders)} clients still send"]
+        for process in self.living:
+            for where, shard in process.owned.items():
+                dirty = {key: entry.awaited for key, entry in shard._overlay.entries.items()}
+                lags = {str(inlet): lag for inlet, lag in shard.lags.items()}
+                serves = shard.serving.is_set()
+                parts.append(
+                    f"{process.name} {where[0]}/{where[1]}: serves {serves}, idle {shard.is_idle}, lags {lags}, "
+                    f"cells not in the table, and whether an answer is awaited {dirty}"
+                )
+        return "; ".join(parts)
+
+    async def _audit(self) -> None:
+        """End every process; a fresh one takes all shards and must find what was committed."""
+        for process in self.living:
+            process.kill()
+        auditor = self._start()
+        for where in self.shards:
+            auditor.take(where)
+        end = self.loop.time() + REST_BOUND
+        while not all(auditor.serves(where) for where in self.shards):
+            if self.loop.time() > end:
+                self.fail("a fresh process could not take every shard at rest")
+                return
+            await asyncio.sleep(0.1)
+        for pool in self.pools.values():
+            for key in KEYS:
+                agent = AgentId(pool.agent_type, key)
+                shard = auditor.owned[pool.name, shard_of(agent.type, agent.key, pool.shards)]
+                self.ending.received[agent] = _tags(await shard.state(agent))
+        await self._read_dead_letters()
+
+    async def _read_dead_letters(self) -> None:
+        for pool in self.pools.values():
+            names = MeshNames(MESH).pool(pool.name)
+            for message in checks.history(self.server, names.dead_letters):
+                letter = DeadLetter.unpack(message.data)
+                tag = _tag(letter)
+                key = (tag, letter.envelope.target) if tag and letter.envelope else None
+                if key is None or key not in self.plan.actions:
+                    self.ending.odd_letters.append(f"{letter.reason} {letter.text}")
+                else:
+                    self.ending.dead[key] += 1
+
+    def _judge(self) -> None:
+        for problem in self._problems_found():
+            self.fail(problem)
+
+    def _problems_found(self) -> Iterator[str]:
+        yield from checks.effects(self.plan, self.ending)
+        yield from checks.order(self.plan, self.ending)
+        yield from checks.journals(self.server, self.pools.values())
+        yield from checks.tables(self.server, self.pools.values(), at_rest=True)
+
+
+Act = Callable[[World, float], None]
+
+
+def _take(world: World, drawn: float) -> None:
+    world._chance.choice(world.living).take(world._chance.choice(world.shards))
+
+
+def _release(world: World, drawn: float) -> None:
+    where = world._chance.choice(world.shards)
+    world.say(f"{where} is released")
+    world._chance.choice(world.living).release(where)
+
+
+def _kill(world: World, drawn: float) -> None:
+    world._kill(world._chance.choice(world.living))
+
+
+def _kill_at_publish(world: World, drawn: float) -> None:
+    """Kill a process right after it has handed its n-th message over, or just when it arrives."""
+    process = world._chance.choice(world.living)
+    left = world._chance.randint(1, 6)
+    delay = world._chance.choice((0.0, 0.001, 0.003))
+
+    def count(client: str, subject: str) -> None:
+        nonlocal left
+        left -= client == process.name
+        if not left:
+            world.loop.call_later(delay, world._kill, process)
+
+    world.storm.on_publish = count
+
+
+def _start(world: World, drawn: float) -> None:
+    if len(world.living) < 3:
+        world._start()
+
+
+def _cut(world: World, drawn: float) -> None:
+    world._cut(world._chance.choice(world.living), drawn * 15.0)
+
+
+def _cut_all(world: World, drawn: float) -> None:
+    """The store restarts: everybody is cut off for a moment."""
+    for process in world.living:
+        world._cut(process, 0.2 + drawn)
+
+
+def _freeze(world: World, drawn: float) -> None:
+    world._freeze(world._chance.choice(world.living), drawn * 6.0)
+
+
+def _jump(world: World, drawn: float) -> None:
+    world._chance.choice(world.living).jump((drawn - 0.5) * 20.0)
+
+
+ACTS: tuple[Act, ...] = (_take, _take, _take, _release, _kill, _kill_at_publish, _start, _cut, _cut_all, _freeze, _jump)
+"""What the adversary does, one at a time; drawn: a number from 0 to 1 of its own."""
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_text(inner) for inner in error.exceptions)
+    return repr(error)
+
+
+def _tags(data: bytes | None) -> list[str]:
+    if data is None:
+        return []
+    noted = definition(One).load_state(data)
+    assert isinstance(noted, Noted)
+    return list(noted.tags)
+
+
+def _tag(letter: DeadLetter) -> str:
+    if letter.envelope is None:
+        return ""
+    return str(json.loads(letter.envelope.body).get("tag", ""))
