@@ -49,7 +49,9 @@ def _report(result: Result) -> None:
     if not result.problems:
         print(f"seed {result.seed}: fine")
         return
-    print(f"seed {result.seed}: {len(result.problems)} problems; again: python -m tests.simulation --seed {result.seed}")
+    print(
+        f"seed {result.seed}: {len(result.problems)} problems; again: python -m tests.simulation --seed {result.seed}"
+    )
     for problem in result.problems[:8]:
         print(f"  {problem}")
 

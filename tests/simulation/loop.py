@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from asyncio import events
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, ContextVar
 from typing import Any
@@ -40,6 +41,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
     A frozen process runs none of its callbacks until it is thawed: a stopped or overloaded machine.
     """
 
+    _ready: deque[asyncio.Handle]
+
     def __init__(self, chance: random.Random) -> None:
         super().__init__()
         self._chance = chance
@@ -49,7 +52,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._frozen: dict[str, list[asyncio.Handle]] = {}
         self.passes = 0
         SimTask._made = 0
-        self.set_task_factory(_task)
+        self.set_task_factory(_task)  # type: ignore[arg-type]
 
     def time(self) -> float:
         return self._now

@@ -25,8 +25,8 @@ class Action:
     """What the turn of one message does. key: tag and agent.
 
     is_loose: a call that a turn makes, or comes of one: a turn that runs again calls again, so it may take effect
-    any number of times; fails: attempts that raise before one succeeds, `NEVER`: all; pause: seconds that it waits first;
-    sends, publishes, calls: tags of further messages, in order.
+    any number of times; fails: attempts that raise before one succeeds, `NEVER`: all; pause: seconds that it waits
+    first; steps: further messages, in order.
     """
 
     tag: str
@@ -127,9 +127,7 @@ class Plan:
             tag = f"{action.tag}.{len(action.steps)}{action.agent.type[0] if kind == 'publish' else ''}"
             tag = f"{tag}-{action.agent.type[0]}{action.agent.key}"
             chain = (*waits_for, action.agent) if kind == "call" else ()
-            step = self._step(
-                kind, tag, str(action.agent), depth=depth + 1, waits_for=chain, loose=action.is_loose
-            )
+            step = self._step(kind, tag, str(action.agent), depth=depth + 1, waits_for=chain, loose=action.is_loose)
             if step is not None:
                 action.steps.append(step)
 

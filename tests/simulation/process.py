@@ -1,7 +1,7 @@
-"""A simulated process of a pool's pod, over the real engine: it takes shards whenever it is told to, by no right at all.
+"""A simulated process over the real engine: it takes shards whenever it is told to, by no right at all.
 
 Any take is safe at any time, because it fences; so the adversary takes at random, and more than one process may
-believe that it owns a shard. The rules that keep takes rare run in `pods.py`.
+believe that it owns a shard.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from starling.adapters.memory import MemoryServer
+from starling.agent import definition
 from starling.core.ids import PodName, PoolName, ShardId
 from starling.core.retry import RetryPolicy
 from starling.core.routes import Routes
@@ -23,7 +24,6 @@ from starling.engine.shard import OwnedShard
 from starling.engine.shard_info import Owner, PoolSettings
 from starling.errors import Fenced, JournalLost, MeshError, RetryLater
 from starling.node.routing import watch_routes
-from starling.agent import definition
 
 from .agents import AGENTS
 from .loop import PROCESS
@@ -47,7 +47,9 @@ class Pool:
     dedupe_window: float
 
 
-def settings_of(pool: Pool, wall: Callable[[], float], timer: Callable[[], float], chance: random.Random) -> PoolSettings:
+def settings_of(
+    pool: Pool, wall: Callable[[], float], timer: Callable[[], float], chance: random.Random
+) -> PoolSettings:
     """Return what a process of the pool works by."""
     return PoolSettings(
         mesh=MESH,
