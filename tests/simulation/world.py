@@ -15,7 +15,7 @@ from starling.core.ids import AgentId, PoolName, ShardId, shard_of
 from starling.core.names import MeshNames
 from starling.core.routes import PoolRoute, Routes, SubscriptionRoute
 from starling.engine.dead import DeadLetter
-from starling.errors import CallFailed, MailboxFull, MeshError
+from starling.errors import CallFailed, MailboxFull, MeshError, OutcomeUnknown
 from starling.provision import PoolStreams, provision_mesh, provision_pool, write_routes
 
 from . import checks
@@ -174,7 +174,7 @@ class World:
             else:
                 assert isinstance(step.to, AgentId)
                 await client.call(step.to, Asked(step.tag), timeout=30.0)
-        except (CallFailed, MailboxFull) as error:
+        except (CallFailed, MailboxFull, OutcomeUnknown) as error:
             self.say(f"{step.tag} was not accepted: {error!r}")
             return
         self.say(f"{step.tag} was accepted")
