@@ -6,6 +6,8 @@ import json
 import logging
 from typing import Any, Final
 
+from starling.log_context import TurnFilter
+
 _PLAIN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -42,5 +44,6 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(level: str, form: str) -> None:
     """Send everything to standard error. form: "text" or "json"."""
     handler = logging.StreamHandler()
+    handler.addFilter(TurnFilter())
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
