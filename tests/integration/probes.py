@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from starling import Agent, AgentId, Context, Topic, event, rpc
+from starling import Agent, AgentId, Context, Topic, event, message, rpc
 from starling.errors import DoNotRetry
 
 NUMBERS = Topic("probe.numbers")
@@ -57,6 +57,7 @@ class CallOn:
     path: list[str]
 
 
+@message
 @dataclass(frozen=True, slots=True)
 class Unhandled:
     """A message that no probe takes."""
