@@ -129,6 +129,13 @@ class Numbered:
 
 
 @dataclass(frozen=True, slots=True)
+class Wait:
+    """Wants an answer after so many seconds."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Passed:
     """What a checker passes on of each message: its own running number."""
 
@@ -165,6 +172,11 @@ class Checker(Agent[CheckedState]):
     def _note(self, message: Numbered, ctx: Context) -> None:
         self.state.note(message.source, message.number)
         ctx.agent(Ledger, self.id.key).passed(Passed(self.state.handled))
+
+    @rpc
+    async def wait(self, message: Wait) -> Count:
+        await asyncio.sleep(message.seconds)
+        return Count(self.state.handled)
 
     @rpc
     async def read(self, message: Read) -> CheckedState:

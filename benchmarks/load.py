@@ -38,7 +38,7 @@ async def gathered(count: int, at_once: int, act: Callable[[int], Awaitable[Any]
 async def counted(mesh: Mesh, keys: int, prefix: str = "k") -> int:
     """Sum of all counters; each answers after what was sent to it before."""
     answers = await gathered(
-        keys, READ_AT_ONCE, lambda n: mesh.call(AgentId("counter", f"{prefix}{n}"), Read(), timeout=120.0)
+        keys, READ_AT_ONCE, lambda n: mesh.call(AgentId("counter", f"{prefix}{n}"), Read(), timeout=600.0)
     )
     return sum(answer.handled for answer in answers)
 
@@ -174,6 +174,23 @@ class Load:
             "lost": max(0, expected - handled),
             "doubled": max(0, handled - expected),
         }
+
+    async def total(self, keys: int) -> dict[str, float]:
+        """How much all counters have counted, once they have handled what waits for them."""
+        return {"counted": await counted(self.mesh, keys)}
+
+    async def paced(self, per_second: float, seconds: float, keys: int = 1000) -> dict[str, float]:
+        """Publish at a steady rate: the load under which something else is measured."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        sent = 0
+        async with asyncio.TaskGroup() as tasks:
+            while (passed := loop.time() - started) < seconds:
+                while sent < passed * per_second:
+                    tasks.create_task(self.mesh.publish(ADD(f"k{sent % keys}"), Add(), timeout=60.0))
+                    sent += 1
+                await asyncio.sleep(0.005)
+        return {"per_second": sent / (loop.time() - started)}
 
     async def activations(self, keys: int, first: int = 0, in_flight: int = 1) -> dict[str, float]:
         """Call each of so many agents once."""

@@ -59,9 +59,7 @@ async def json_of(
             process.kill()
             await process.wait()
     if process.returncode != 0 or not out.strip():
-        raise LoadFailed(
-            f"{' '.join(arguments)} ended with {process.returncode}: {err.decode(errors='replace')[-2000:]}"
-        )
+        raise LoadFailed(f"{' '.join(arguments)} ended with {process.returncode}: {_last_line(err)}")
     result: dict[str, float] = json.loads(out.splitlines()[-1])
     return result
 
@@ -85,20 +83,31 @@ async def running(
                     raise LoadFailed(f"{' '.join(arguments)}: {(await process.stderr.read()).decode()[-2000:]}")
         except TimeoutError:
             raise LoadFailed(f"{' '.join(arguments)}: not ready after 30 s") from None
-        drained = [asyncio.create_task(_drain(stream)) for stream in (process.stdout, process.stderr)]
+        out, err = (asyncio.create_task(_tail(stream)) for stream in (process.stdout, process.stderr))
         try:
             yield process
         finally:
-            for task in drained:
-                task.cancel()
-            await asyncio.gather(*drained, return_exceptions=True)
+            ended = process.returncode
+            if ended is None:
+                process.kill()
+            _, said = await asyncio.gather(out, err)
+            if ended is not None:
+                raise LoadFailed(f"{' '.join(arguments)} ended with {ended}: {_last_line(said)}")
     finally:
         if process.returncode is None:
             process.kill()
         await process.wait()
 
 
-async def _drain(stream: asyncio.StreamReader) -> None:
-    """Keep a pipe from filling up."""
-    while await stream.read(65536):
-        pass
+def _last_line(said: bytes) -> str:
+    """What a traceback comes down to."""
+    lines = said.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+async def _tail(stream: asyncio.StreamReader) -> bytes:
+    """Read a pipe, so that it does not fill up, and return the end of what came."""
+    tail = b""
+    while piece := await stream.read(65536):
+        tail = (tail + piece)[-2000:]
+    return tail

@@ -84,7 +84,6 @@ class Stage:
         """Further environment by pod, from its next start on."""
         self.controlled = True
         """Whether the control loop works; without it the workers are on their own."""
-        self._looked = asyncio.Event()
         self._wake = asyncio.Event()
         self._code = {"bench_agents.py": (Path(__file__).parent / "agents.py").read_text()}
 
@@ -159,12 +158,17 @@ class Stage:
                     self.report = await self._control.look(self._pool(), None, self._code)
                 except (MeshError, OSError):
                     await asyncio.sleep(LOOK)  # the servers are part of what is disturbed: look again
-            self._looked.set()
-            waits = [asyncio.ensure_future(event.wait()) for event in (self._wake, self.pods.changed)]
-            _, pending = await asyncio.wait(waits, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
-            for wait in pending:
+            await self._something()
+
+    async def _something(self) -> None:
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._wake, self.pods.changed)]
+        try:
+            await asyncio.wait(waits, timeout=LOOK, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
                 wait.cancel()
-            await asyncio.sleep(0.02)
+            await asyncio.gather(*waits, return_exceptions=True)
+        await asyncio.sleep(0.02)  # what comes together is looked at together
 
     async def background(self) -> None:
         """All tasks of the control plane, until cancelled."""
@@ -240,7 +244,7 @@ class Stage:
     # -- what is done to it
 
     async def scale(self, workers: int) -> None:
-        """Change the number of pods and even the shards out; returns when all is in place."""
+        """Change the number of pods; returns when each of them runs shards."""
         self.workers = workers
         self._wake.set()
         loop = asyncio.get_running_loop()
@@ -249,6 +253,16 @@ class Stage:
             if loop.time() > end:
                 raise StageFailed(f"not {workers} pods with shards: {self.owners()}")
             await asyncio.sleep(0.05)
+
+    async def stop_workers(self) -> None:
+        """End all workers in order; nobody serves until `start_workers`. Give the pool no drainSeconds."""
+        self.controlled = False
+        await self.pods.remove(POOL)
+
+    async def start_workers(self) -> None:
+        """Start workers again; returns at once."""
+        self.controlled = True
+        self._wake.set()
 
     async def move(self, shard: int, pod: str) -> None:
         """Order one shard to another pod; returns when the order is written, not when it is carried out."""

@@ -59,7 +59,7 @@ async def worker(given):
     while True:
         try:
             batch = await consumer.fetch(BATCH, timeout=5)
-        except nats.errors.TimeoutError:
+        except (nats.errors.TimeoutError, TimeoutError):
             continue
         keys = [message.subject.rpartition(".")[2] for message in batch]
         answers = []

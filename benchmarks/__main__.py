@@ -1,0 +1,75 @@
+"""`python -m benchmarks`: measure, compare with peers, judge the targets; writes build/bench.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from benchmarks import page
+from benchmarks.bench import Bench, told, within
+from benchmarks.environment import environment
+from benchmarks.groups import GROUPS
+
+GROUP_TIMEOUT: Final = 900.0
+
+
+async def run(bench: Bench, names: list[str]) -> dict[str, Any]:
+    """Run the groups and return everything as JSON."""
+    taken_on = environment()
+    started = time.monotonic()
+    for name in names:
+        bench.group = name
+        bench.say(f"== {name}")
+        await within(GROUP_TIMEOUT, GROUPS[name], bench)
+    return {
+        "environment": taken_on,
+        "rounds": bench.rounds,
+        "quick": bench.quick,
+        "seconds": round(time.monotonic() - started, 1),
+        "cases": [case.as_json() for case in bench.cases],
+    }
+
+
+def main() -> int:
+    """Return the exit code: 1 when something could not be measured, or with --strict when a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="short loads, one round: to see that everything works")
+    parser.add_argument("--only", action="append", choices=sorted(GROUPS), help="this group; may be given again")
+    parser.add_argument("--rounds", type=int, help="of each comparison, default 5 (1 with --quick)")
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="file to write")
+    parser.add_argument("--page", action="store_true", help="write docs/benchmarks.md too")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 also when a target is missed")
+    given = parser.parse_args()
+    if given.rounds is not None and given.rounds < 1:
+        parser.error(f"--rounds is {given.rounds}; give at least 1")
+    bench = Bench(rounds=given.rounds or (1 if given.quick else 5), quick=given.quick, say=_say)
+    try:
+        result = uvloop.run(run(bench, given.only or list(GROUPS)))
+    finally:
+        bench.close()
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    given.json.write_text(json.dumps(result, indent=1) + "\n")
+    if given.page:
+        page.write(given.json, page.PAGE)
+    failed = [case for case in bench.cases if case.error]
+    missed = [outcome for case in bench.cases for outcome in case.outcomes if not outcome.ok]
+    for outcome in missed:
+        _say(f"missed: {told(outcome)}")
+    for case in failed:
+        _say(f"failed: {case.title}: {case.error}")
+    _say(f"{len(bench.cases)} measurements, {len(failed)} failed, {len(missed)} targets missed, {result['seconds']} s")
+    return 1 if failed or (given.strict and missed) else 0
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

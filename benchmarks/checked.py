@@ -1,0 +1,131 @@
+"""A load whose effects are counted: numbered messages to checkers, which pass each on to a ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+from starling.client import Mesh
+from starling.core.ids import AgentId
+from starling.errors import MeshError
+
+from benchmarks.agents import CheckedState, Numbered, Read
+
+READ_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Effects against what was accepted, over both hops. unsure: sent, but nobody said that it was stored."""
+
+    accepted: int
+    lost: int
+    doubled: int
+    out_of_order: int
+    unsure: int = 0
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not (self.lost or self.doubled or self.out_of_order or self.unsure or self.reason)
+
+
+@dataclass(slots=True)
+class CheckedLoad:
+    """Sends at a steady rate until told to stop; `verdict` then compares. seconds_of_turn: 0 does not wait."""
+
+    mesh: Mesh
+    keys: int = 100
+    per_second: float = 500.0
+    seconds_of_turn: float = 0.0
+    prefix: str = "key"
+    source: str = field(default_factory=lambda: f"{random.SystemRandom().getrandbits(32):08x}")
+    accepted: int = 0
+    unsure: int = 0
+    _numbers: dict[int, int] = field(default_factory=dict)
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def sent(self) -> int:
+        """Messages handed over so far."""
+        return sum(self._numbers.values())
+
+    def stop(self) -> None:
+        """Send no more."""
+        self._stop.set()
+
+    async def run(self, messages: int | None = None) -> None:
+        """Send until stopped, or so many messages; returns when each is stored or its sender has given up."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        sent = 0
+        async with asyncio.TaskGroup() as tasks:
+            while not self._stop.is_set() and (messages is None or sent < messages):
+                due = int((loop.time() - started) * self.per_second) + 1
+                for _ in range(min(due - sent, 200 if messages is None else min(200, messages - sent))):
+                    tasks.create_task(self._send(sent % self.keys))
+                    sent += 1
+                await asyncio.sleep(0.005)
+
+    async def _send(self, key: int) -> None:
+        number = self._numbers[key] = self._numbers.get(key, 0) + 1
+        target = AgentId("checker", f"{self.prefix}{key}")
+        message = Numbered(self.source, number, self.seconds_of_turn)
+        try:
+            await self.mesh.send(target, message, id=f"{self.source}-{key}-{number}", timeout=150.0)
+        except (MeshError, TimeoutError):
+            self.unsure += 1
+        else:
+            self.accepted += 1
+
+    async def handled(self) -> int:
+        """Messages that the checkers have counted so far."""
+        return sum([state.handled for state in await self._states("checker")])
+
+    async def verdict(self, timeout: float = 90.0) -> Verdict:
+        """Wait until everything sent has had its effect at both hops, or for so long, and compare."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        reason = ""
+        checkers: list[CheckedState] = []
+        ledgers: list[CheckedState] = []
+        while True:
+            try:
+                checkers, ledgers = await self._states("checker"), await self._states("ledger")
+                reason = ""
+            except (MeshError, TimeoutError) as error:
+                reason = f"{type(error).__name__}: {error}"
+            done = min(sum(c.handled for c in checkers), sum(entry.handled for entry in ledgers))
+            if (checkers and done >= self.sent) or loop.time() > end:
+                break
+            await asyncio.sleep(0.2)
+        if not checkers or not ledgers:
+            return Verdict(self.accepted, self.sent, 0, 0, self.unsure, reason or "nobody answered")
+        first, second = self._compared(checkers), self._compared(ledgers)
+        lost, doubled, disordered = (a + b for a, b in zip(first, second, strict=True))
+        return Verdict(self.accepted, lost, doubled, disordered, self.unsure, reason)
+
+    def _compared(self, states: list[CheckedState]) -> tuple[int, int, int]:
+        lost = doubled = disordered = 0
+        for key, state in enumerate(states):
+            expected = self._numbers.get(key, 0)
+            missing, extra = max(0, expected - state.handled), max(0, state.handled - expected)
+            lost += missing
+            doubled += extra
+            disordered += max(state.doubled - extra, state.gaps - missing, 0)
+        return lost, doubled, disordered
+
+    async def _states(self, kind: str) -> list[CheckedState]:
+        states: list[CheckedState] = [CheckedState()] * self.keys
+        keys = iter(range(self.keys))
+
+        async def worker() -> None:
+            for key in keys:
+                target = AgentId(kind, f"{self.prefix}{key}")
+                states[key] = await self.mesh.call(target, Read(), timeout=30.0)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(min(READ_AT_ONCE, self.keys)):
+                tasks.create_task(worker())
+        return states

@@ -1,0 +1,32 @@
+"""The groups of measurements, in the order in which they run."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from benchmarks.bench import Bench
+from benchmarks.groups.calls import calls
+from benchmarks.groups.local import local
+from benchmarks.groups.one_way import fan_out, one_way
+from benchmarks.groups.sizes import bodies, cold, drained, memory
+from benchmarks.groups.topology import moves, replicas, workers
+from benchmarks.groups.trouble import kill, takeover
+
+Group = Callable[[Bench], Awaitable[None]]
+
+GROUPS: Final[Mapping[str, Group]] = {
+    "calls": calls,
+    "one-way": one_way,
+    "fan-out": fan_out,
+    "local": local,
+    "cold": cold,
+    "bodies": bodies,
+    "memory": memory,
+    "workers": workers,
+    "replicas": replicas,
+    "moves": moves,
+    "takeover": takeover,
+    "kill": kill,
+    "drained": drained,
+}

@@ -1,0 +1,44 @@
+"""Durable calls: stored, handled by one keyed agent, its state stored, answered."""
+
+from __future__ import annotations
+
+from benchmarks.bench import Bench, Target, loading
+from benchmarks.peers import nats_by_hand
+
+OURS = "Starling, 2 workers"
+BY_HAND = "nats-py by hand, 2 workers"
+ACK = "nats-py publish ack, nothing else"
+
+
+async def calls(bench: Bench) -> None:
+    """Calls with 1, 100 and 1,000 in flight over 1,000 agents; over two agents; and the ceiling."""
+    seconds = bench.seconds
+    async with bench.mesh() as mesh, nats_by_hand(bench.folder()) as hand:
+        await mesh.load("calls", in_flight=100, seconds=seconds)  # everything is active before anything counts
+        await hand.load("calls", in_flight=100, seconds=seconds)
+        await bench.compare(
+            "Durable call, one at a time",
+            {
+                OURS: loading(mesh.load, "calls", in_flight=1, seconds=seconds),
+                BY_HAND: loading(hand.load, "calls", in_flight=1, seconds=seconds),
+                ACK: loading(hand.load, "publish_ack", in_flight=1, seconds=seconds),
+            },
+            [
+                Target("p50 over a raw publish ack", OURS, "p50_us", 4, ACK, at_least=False, aim=3),
+                Target("p50 over the worker by hand", OURS, "p50_us", 1, BY_HAND, at_least=False),
+            ],
+        )
+        for in_flight, bound in ((100, 3.0), (1000, 3.0)):
+            await bench.compare(
+                f"Durable calls, {in_flight:,} in flight over 1,000 agents",
+                {
+                    OURS: loading(mesh.load, "calls", in_flight=in_flight, seconds=seconds),
+                    BY_HAND: loading(hand.load, "calls", in_flight=in_flight, seconds=seconds),
+                    ACK: loading(hand.load, "publish_ack", in_flight=in_flight, seconds=seconds),
+                },
+                [Target("calls a second over the worker by hand", OURS, "per_second", bound, BY_HAND)],
+            )
+        await bench.compare(
+            "Durable call that makes a durable call, one at a time",
+            {OURS: loading(mesh.load, "calls_over_relay", in_flight=1, seconds=seconds)},
+        )

@@ -1,0 +1,102 @@
+"""How much: cold agents, large bodies, memory of active agents, a long queue."""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+from benchmarks.bench import Bench, Target, loading
+from benchmarks.figures import Sample
+
+COLD = "cold: state read from the table"
+WARM = "the same agents, active"
+OURS = "Starling, 2 workers"
+
+
+async def cold(bench: Bench) -> None:
+    """Agents that are not in memory: one after the other, and 1,000 at a time."""
+    agents = bench.size(10_000, 500)
+    singly = bench.size(1_000, 100)
+    async with bench.mesh() as mesh:
+        await mesh.load("activations", keys=agents, in_flight=500)  # they exist now
+        before: list[Sample] = []
+        after: list[Sample] = []
+        bulk: list[Sample] = []
+        for _ in range(bench.rounds):
+            await mesh.restart_workers()
+            await mesh.load("calls", in_flight=8, keys=64, seconds=0.5)  # the processes are warm, those agents are not
+            cold_calls = await mesh.load("activations", keys=singly)
+            warm_calls = await mesh.load("activations", keys=singly)
+            before.append({**cold_calls, "activation_p50_us": cold_calls["p50_us"] - warm_calls["p50_us"]})
+            after.append(warm_calls)
+            bulk.append(await mesh.load("activations", keys=agents - singly, first=singly, in_flight=1000))
+        bench.note(
+            f"First call of a cold agent, {singly:,} agents one after the other",
+            {COLD: before, WARM: after},
+            [Target("p50 that activation adds, in microseconds", COLD, "activation_p50_us", 1000, at_least=False)],
+        )
+        bench.note(f"First calls of {agents - singly:,} cold agents, 1,000 in flight", {COLD: bulk})
+
+
+async def bodies(bench: Bench) -> None:
+    """Calls with bodies of 1 KB and 64 KB."""
+    async with bench.mesh() as mesh:
+        for size_bytes, name in ((1_000, "1 KB"), (64_000, "64 KB")):
+            await bench.compare(
+                f"Durable calls with bodies of {name}, 4 in flight",
+                {OURS: loading(mesh.load, "bodies", size_bytes=size_bytes, seconds=bench.seconds)},
+            )
+
+
+async def memory(bench: Bench) -> None:
+    """What an agent in memory costs, its (small) state included."""
+    agents = bench.size(50_000, 5_000)
+    samples: list[Sample] = []
+    for _ in range(min(bench.rounds, 3)):
+        async with bench.mesh(workers=1) as mesh:
+            await mesh.load("activations", keys=500, first=10_000_000, in_flight=500)
+            pid = mesh.pid(mesh.names()[0])
+            before = resident_bytes(pid)
+            await mesh.load("activations", keys=agents, in_flight=500)
+            grown = resident_bytes(pid) - before
+            samples.append({"bytes_per_agent": grown / agents, "worker_mb": resident_bytes(pid) / 1e6})
+    bench.note(
+        f"Memory of {agents:,} active agents in one worker, state of one number included",
+        {OURS: samples},
+        [Target("bytes for each active agent", OURS, "bytes_per_agent", 3000, at_least=False, aim=1500)],
+    )
+
+
+async def drained(bench: Bench) -> None:
+    """Messages queued while no worker runs, then handled."""
+    messages = bench.size(1_000_000, 20_000)
+    async with bench.mesh(spec={"drainSeconds": 0}) as mesh:
+        await mesh.load("one_way", messages=1_000)
+        before = (await mesh.load("total", keys=1000))["counted"]
+        await mesh.stop_workers()
+        stored = await mesh.load("one_way", messages=messages, in_flight=8000, count=False)
+        started = time.perf_counter()
+        await mesh.start_workers()
+        handled = (await mesh.load("total", keys=1000))["counted"] - before
+        seconds = time.perf_counter() - started
+        sample = {
+            "stored_per_second": stored["stored_per_second"],
+            "drained_per_second": messages / seconds,
+            "lost": max(0.0, messages - handled),
+            "doubled": max(0.0, handled - messages),
+        }
+        bench.note(
+            f"{messages:,} messages queued without a worker, then drained by two (their start included)",
+            {OURS: [sample]},
+            [
+                Target("messages lost", OURS, "lost", 0, at_least=False),
+                Target("messages doubled", OURS, "doubled", 0, at_least=False),
+            ],
+        )
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in RAM."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found.group(1)) * 1024 if found else 0

@@ -1,0 +1,133 @@
+"""`python -m benchmarks.page`: writes docs/benchmarks.md from the JSON of a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.processes import ROOT
+
+PAGE: Final = ROOT / "docs" / "benchmarks.md"
+UNITS: Final[Mapping[str, tuple[str, float]]] = {
+    "per_second": ("per second", 1),
+    "stored_per_second": ("stored per second", 1),
+    "drained_per_second": ("drained per second", 1),
+    "mb_per_second": ("MB per second", 1),
+    "p50_us": ("p50, ms", 1e-3),
+    "p99_us": ("p99, ms", 1e-3),
+    "max_us": ("slowest, ms", 1e-3),
+    "activation_p50_us": ("activation adds at p50, ms", 1e-3),
+    "longest_call_ms": ("longest call, ms", 1),
+    "bytes_per_agent": ("bytes per agent", 1),
+    "worker_mb": ("worker's memory, MB", 1),
+    "server_mb": ("server's memory, MB", 1),
+    "lost": ("lost", 1),
+    "doubled": ("doubled", 1),
+    "out_of_order": ("out of order", 1),
+    "counted": ("counted", 1),
+    "calls_failed": ("calls failed", 1),
+}
+
+INTRODUCTION: Final = """\
+# Benchmarks
+
+Written by `make bench` (`python -m benchmarks`, then `python -m benchmarks.page`); do not edit. Every comparison was
+measured in interleaved rounds of one run on one machine: read ratios, not absolute numbers. A figure is the median
+of its rounds, with the smallest and the largest in brackets. A ratio is taken round by round, so that what both
+sides suffer at the same moment cancels out. The load runs as a process of its own on the same cores as servers and
+workers.
+
+What is compared: Starling's calls and messages are stored before they count as accepted, each agent's state is stored
+before the answer, nothing is lost or doubled when a worker dies. None of the peers promises all of that; what each of
+them leaves out is in its label, and its program is in `benchmarks/peers/`, with a lock file of its own.
+"""
+
+
+def page(run: Mapping[str, Any]) -> str:
+    """Return the page for a run."""
+    return "\n".join([INTRODUCTION, *_environment(run), *_targets(run), *_cases(run)]) + "\n"
+
+
+def _environment(run: Mapping[str, Any]) -> Iterator[str]:
+    env = run["environment"]
+    packages = ", ".join(f"{name} {number}" for name, number in env["packages"].items())
+    yield "## Taken on"
+    yield ""
+    yield f"- {env['date']}, commit {env['commit']}, {run['rounds']} rounds{', quick form' if run['quick'] else ''}"
+    yield f"- {env['cores']} cores ({env['cpu']}), {env['memory_gib']} GiB, load before the run {env['load_before']}"
+    yield f"- {env['system']}, Python {env['python']}, nats-server {env['nats_server']}, {packages}"
+    yield f"- {env['network']}; {env['storage']}"
+    yield ""
+
+
+def _targets(run: Mapping[str, Any]) -> Iterator[str]:
+    rows = [(case, target) for case in run["cases"] for target in case["targets"]]
+    missed = [row for row in rows if not row[1]["ok"]]
+    failed = [case for case in run["cases"] if case["error"]]
+    yield "## Targets"
+    yield ""
+    yield f"{len(rows) - len(missed)} of {len(rows)} reached; {len(failed)} measurements failed."
+    yield ""
+    yield "| what | target | aim | measured | |"
+    yield "| --- | --- | --- | --- | --- |"
+    for case, target in rows:
+        word = "at least" if target["at_least"] else "at most"
+        times = " ×" if target["is_ratio"] else ""
+        aim = "" if target["aim"] is None else f"{target['aim']:g}{times}"
+        value = _spread(target["value"], 1)
+        title = case["title"].partition(":")[0]
+        yield (
+            f"| {title}: {target['text']} | {word} {target['bound']:,g}{times} | {aim} | {value}{times} "
+            f"| {'reached' if target['ok'] else '**missed**'} |"
+        )
+    yield ""
+
+
+def _cases(run: Mapping[str, Any]) -> Iterator[str]:
+    yield "## Figures"
+    for case in run["cases"]:
+        yield ""
+        yield f"### {case['title']}"
+        yield ""
+        if case["error"]:
+            yield f"Not measured: {case['error']}"
+            continue
+        names = [name for name in UNITS if any(name in entry["figures"] for entry in case["entries"].values())]
+        yield f"| | {' | '.join(UNITS[name][0] for name in names)} |"
+        yield f"| --- |{' --- |' * len(names)}"
+        for label, entry in case["entries"].items():
+            figures = entry["figures"]
+            cells = [_spread(figures[name], UNITS[name][1]) if name in figures else "" for name in names]
+            yield f"| {label} | {' | '.join(cells)} |"
+
+
+def _spread(figure: Mapping[str, float], scale: float) -> str:
+    median, low, high = (_short(figure[name] * scale) for name in ("median", "low", "high"))
+    return median if low == high else f"{median} ({low} to {high})"
+
+
+def _short(value: float) -> str:
+    if value == int(value) and abs(value) < 1e6:
+        return f"{value:,.0f}"
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="of a run")
+    parser.add_argument("--page", type=Path, default=PAGE, help="file to write")
+    given = parser.parse_args()
+    write(given.json, given.page)
+
+
+def write(run: Path, target: Path) -> None:
+    """Write the page of a run's JSON file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(page(json.loads(run.read_text())))
+
+
+if __name__ == "__main__":
+    main()
