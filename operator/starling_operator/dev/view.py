@@ -52,13 +52,14 @@ class LiveView:
 
     def show(self, reports: dict[str, PoolReport]) -> None:
         self._reports = dict(reports)
-        self._live.update(self._draw())
+        self._live.update(self.draw())
 
     def say(self, text: str) -> None:
         self._lines.append(f"{time.strftime('%H:%M:%S')} {text}")
-        self._live.update(self._draw())
+        self._live.update(self.draw())
 
-    def _draw(self) -> Group:
+    def draw(self) -> Group:
+        """Return what is on the screen now."""
         return Group(
             Text(self._title, style="bold"),
             pools_table(self._reports),
