@@ -222,7 +222,9 @@ def _is_quiet(wish: PoolWish, seen: PoolSeen) -> bool:
     assert seen.loads is not None
     return all(
         shard in seen.loads.busy
-        and (pod := seen.pod(name)) is not None and pod.member is not None and shard in pod.member.shards
+        and (pod := seen.pod(name)) is not None
+        and pod.member is not None
+        and shard in pod.member.shards
         for shard, name in seen.map.shards.items()
     )
 

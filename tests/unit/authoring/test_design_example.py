@@ -103,6 +103,11 @@ class Outbox:
         self.said.append(("call", target, type_name, body, dict(headers), timeout))
         return self.answer
 
+    async def query(
+        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
+    ) -> tuple[str, bytes]:
+        raise AssertionError(f"nobody is asked here, but {target}")
+
 
 def context(outbox: Outbox) -> Context:
     return Context(

@@ -30,6 +30,11 @@ class Outbox:
     ) -> tuple[str, bytes]:
         raise AssertionError(f"nobody is called here, but {target}")
 
+    async def query(
+        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
+    ) -> tuple[str, bytes]:
+        raise AssertionError(f"nobody is asked here, but {target}")
+
 
 async def _turns(agent: Agent[Any], *messages: object) -> Outbox:
     outbox = Outbox()

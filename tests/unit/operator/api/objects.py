@@ -55,7 +55,10 @@ GOOD: list[tuple[str, Json]] = [
     ("the longest pool name", pool(name="a" + "b" * 49)),
     ("sixty-four agent types", pool(agents=[agent(type=f"t{number}") for number in range(64)])),
     ("an agent type of 63", pool(agents=[agent(type="_" + "x" * 62)])),
-    ("an agent with all its fields", pool(agents=[agent(durability="none", passivation={"idleSeconds": 5, "maxActive": 9}, concurrency=3)])),
+    (
+        "an agent with all its fields",
+        pool(agents=[agent(durability="none", passivation={"idleSeconds": 5, "maxActive": 9}, concurrency=3)]),
+    ),
     ("a nested module", pool(agents=[agent(entrypoint="my.own_module:Class_1")])),
     ("a delivery policy", pool(delivery={"backoff": "linear", "initialSeconds": 0.1, "maxSeconds": 0.1})),
     ("streams of three", pool(streams={"replicas": 3, "maxBytes": 1048576, "storage": "memory"})),

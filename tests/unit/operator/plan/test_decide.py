@@ -265,7 +265,7 @@ def test_a_hot_pod_gives_a_shard_away_and_the_next_round_waits() -> None:
 
 
 def test_a_moved_shard_rests_until_it_has_settled() -> None:
-    resting = Memory(round_at=0.0, moved_at={ShardId(each): 100.0 for each in ALL})  # type: ignore[misc]
+    resting = Memory(round_at=0.0, moved_at={ShardId(each): 100.0 for each in ALL})
     seen = running(*EVEN, loads=HOT)
     assert decide(BALANCED, seen, resting, 100.0 + REBALANCE.settle - 0.1).moves == ()
     assert decide(BALANCED, seen, resting, 100.0 + REBALANCE.settle).moves != ()
