@@ -1,7 +1,8 @@
-"""`python -m benchmarks.profile calls in_flight=100`: where a worker's time goes under one load of benchmarks.load.
+"""`python -m benchmarks.profile calls in_flight=100`: what a turn costs under one load of benchmarks.load.
 
-Prints CPU microseconds per turn of worker, server and load, then the worker's functions by share of its samples
-(taken by a thread in the worker, see profiling/sitecustomize.py). One worker, so that nothing is averaged.
+Two passes on one worker: first without a profiler, for the CPU microseconds a turn of worker, server and load; then
+with cProfile switched on in the worker while the load runs (profiling/sitecustomize.py). The profiler makes small
+functions look dearer than they are: read its calls a turn, and shares of time between functions of one size.
 """
 
 from __future__ import annotations
@@ -10,18 +11,19 @@ import argparse
 import asyncio
 import json
 import os
+import pstats
 import resource
 import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import uvloop
 
-from benchmarks.stage import StageOptions, stage
+from benchmarks.stage import Stage, StageOptions, stage
 
-TICKS = os.sysconf("SC_CLK_TCK")
+TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pid: int) -> float:
@@ -30,36 +32,44 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-async def profile(workload: str, parameters: Mapping[str, Any], *, sampled: bool, shown: int) -> None:
-    """Run one load and print what it cost."""
+async def profile(workload: str, parameters: Mapping[str, Any], *, shown: int) -> None:
+    """Run one load twice and print what it cost."""
     with tempfile.TemporaryDirectory(prefix="starling-profile-") as name:
         folder = Path(name)
-        extra = {
-            "PYTHONPATH": str(Path(__file__).parent / "profiling"),
-            "STARLING_BENCH_PROFILE": str(folder / "profile"),
-        }
-        options = StageOptions(workers=1, extra=lambda pod: extra if sampled else {})
-        async with stage(folder / "mesh", options) as mesh:
-            pod, server = mesh.names()[0], mesh.servers[0].pid
-            assert server is not None
-            worker = mesh.pid(pod)
+        target = folder / "profile"
+        extra = {"PYTHONPATH": str(Path(__file__).parent / "profiling"), "STARLING_BENCH_PROFILE": str(target)}
+        async with stage(folder / "mesh", StageOptions(workers=1, extra=lambda pod: extra)) as mesh:
+            worker = mesh.pid(mesh.names()[0])
             await mesh.load("one_way", messages=2000)
-            before = cpu_seconds(worker), cpu_seconds(server), _children()
-            turns = await mesh.metric("starling_turns_total")
-            figures = await mesh.load(workload, **parameters)
-            turns = await mesh.metric("starling_turns_total") - turns
-            after = cpu_seconds(worker), cpu_seconds(server), _children()
-            print(f"{workload} {dict(parameters)}: {json.dumps(figures)}")
-            parts = zip(("worker", "server", "load with its start"), before, after, strict=True)
-            print(f"{turns:,.0f} turns; CPU a turn: ", end="")
-            print(", ".join(f"{label} {(b - a) / turns * 1e6:.1f} us" for label, a, b in parts))
-            mesh.controlled = False
-            os.kill(worker, signal.SIGINT)
+            micros, _ = await _costs(mesh, worker, workload, parameters)
+            os.kill(worker, signal.SIGUSR1)
+            _, turns = await _costs(mesh, worker, workload, parameters, say=False)
+            os.kill(worker, signal.SIGUSR2)
             async with asyncio.timeout(30):
-                while sampled and not list(folder.glob(f"profile.{worker}.json")):
+                while not target.exists():
                     await asyncio.sleep(0.05)
-        for path in folder.glob(f"profile.{worker}.json"):
-            _show(json.loads(path.read_text()), (after[0] - before[0]) / turns * 1e6, shown)
+        _show(target, turns, micros, shown)
+
+
+async def _costs(
+    mesh: Stage, worker: int, workload: str, parameters: Mapping[str, Any], *, say: bool = True
+) -> tuple[float, float]:
+    """Run the load; return the worker's CPU microseconds a turn, and the number of turns."""
+    server = mesh.servers[0].pid
+    assert server is not None
+    before = cpu_seconds(worker), cpu_seconds(server), _children()
+    start = await mesh.metric("starling_turns_total"), await mesh.metric("starling_commits_total")
+    figures = await mesh.load(workload, **parameters)
+    turns = await mesh.metric("starling_turns_total") - start[0]
+    commits = await mesh.metric("starling_commits_total") - start[1]
+    after = cpu_seconds(worker), cpu_seconds(server), _children()
+    micros = [(b - a) / turns * 1e6 for a, b in zip(before, after, strict=True)]
+    if say:
+        print(f"{workload} {dict(parameters)}: {json.dumps(figures)}")
+        print(f"{turns:,.0f} turns in {commits:,.0f} commits; CPU a turn: ", end="")
+        labels = ("worker", "server", "load with its start")
+        print(", ".join(f"{label} {value:.1f} us" for label, value in zip(labels, micros, strict=True)))
+    return micros[0], turns
 
 
 def _children() -> float:
@@ -67,24 +77,25 @@ def _children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def _show(sampled: Mapping[str, Any], micros_a_turn: float, shown: int) -> None:
-    for key, text in (("own", "top of the stack"), ("total", "anywhere in the stack")):
-        rows = sampled[key]
-        every = sum(count for _, count in sampled["own"]) or 1
-        print(f"\n{text}: share of samples, us a turn")
-        for name, count in rows[:shown]:
-            print(f"  {count / every:6.1%} {count / every * micros_a_turn:6.1f}  {name}")
+def _show(target: Path, turns: float, micros: float, shown: int) -> None:
+    table: Mapping[tuple[str, int, str], tuple[int, int, float, float, Any]] = pstats.Stats(str(target)).stats  # type: ignore[attr-defined]
+    every = sum(row[2] for row in table.values())
+    print(f"\n{'share':>6} {'us':>6} {'calls':>7}  a turn, in the function itself (us scaled to the unprofiled cost)")
+    for (file, line, function), (_, calls, own, _, _) in sorted(table.items(), key=lambda row: -row[1][2])[:shown]:
+        where = (
+            f"{file.rpartition('/site-packages/')[2].rpartition('/agent-runtime/')[2]}:{line}" if line else "built in"
+        )
+        print(f"{own / every:6.1%} {own / every * micros:6.1f} {calls / turns:7.2f}  {function}  {where}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("workload", help="a method of benchmarks.load.Load")
     parser.add_argument("parameters", nargs="*", help="name=value, value as JSON")
-    parser.add_argument("--plain", action="store_true", help="without sampling, for exact CPU figures")
-    parser.add_argument("--shown", type=int, default=40, help="rows of each list")
+    parser.add_argument("--shown", type=int, default=40, help="rows")
     given = parser.parse_args()
     parameters = {name: json.loads(value) for name, _, value in (text.partition("=") for text in given.parameters)}
-    uvloop.run(profile(given.workload, parameters, sampled=not given.plain, shown=given.shown))
+    uvloop.run(profile(given.workload, parameters, shown=given.shown))
 
 
 if __name__ == "__main__":
