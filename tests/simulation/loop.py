@@ -57,6 +57,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now
 
+    @classmethod
+    def running(cls) -> VirtualLoop:
+        """The loop that runs this code."""
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, cls)
+        return loop
+
+    async def until(self, time: float) -> None:
+        """Wait until the virtual time is there."""
+        await asyncio.sleep(max(0.0, time - self._now))
+
     def freeze(self, process: str) -> None:
         """Hold all callbacks of a process."""
         self._frozen.setdefault(process, [])

@@ -1,0 +1,342 @@
+"""Breaks each rule of the engine on purpose and looks which seed notices: `python -m tests.simulation.mutants`.
+
+The rules, and what breaks them, are those of the checked model of the shard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import NamedTuple
+
+from starling.core import ids, overlay, positions
+from starling.core.outbox import Chain
+from starling.core.overlay import Overlay
+from starling.core.positions import Position, Positions
+from starling.core.replay import Replay
+from starling.engine import journal as journals
+from starling.engine.commit import Committer
+from starling.engine.deliver import Delivery
+from starling.engine.intake import Intake
+from starling.engine.janitor import Janitor
+from starling.engine.journal import Journal
+from starling.engine.producer import Producer
+from starling.engine.shard import OwnedShard
+from starling.engine.table import Table
+from starling.engine.turns import Turns
+
+from .edits import DoesNotApply, all_of, edited
+from .runner import Result, run_many
+
+MOST_SEEDS = 600
+_BLUNDER = re.compile(r"\b(TypeError|AttributeError|NameError|SyntaxError|ImportError|UnboundLocalError)\b")
+"""What a mutant that was written badly ends with: no rule of ours caught it."""
+
+_HASH = (
+    "return ShardId(value % shards)",
+    # Two pods are two processes, each with a seed of its own for `hash`.
+    "return ShardId((value + len(__import__('tests.simulation.loop').simulation.loop.PROCESS.get())) % shards)",
+)
+
+
+class Mutant(NamedTuple):
+    """One seeded mistake. rule: of the model, or of the design."""
+
+    name: str
+    rule: str
+    change: Callable[[], AbstractContextManager[None]]
+
+
+MUTANTS: tuple[Mutant, ...] = (
+    # -- commits and takes
+    Mutant(
+        "a commit without a condition",
+        "M4",
+        lambda: edited(Journal.append, ("expect=Expect(self.last)", "expect=None")),
+    ),
+    Mutant(
+        "an unknown commit is taken for stored",
+        "M4",
+        lambda: edited(
+            Journal.append,
+            ('raise OutcomeUnknown(f"{self._stream}: {answer.text}")', "self.last += 1; return self.last"),
+        ),
+    ),
+    Mutant(
+        "a take keeps the epoch",
+        "M1",
+        lambda: edited(journals.take, ("epoch=last.epoch + 1", "epoch=last.epoch")),
+    ),
+    # -- acceptance
+    Mutant(
+        "acceptance does not look at prev",
+        "M2",
+        lambda: edited(positions.accepts, ("== previous", "<= previous")),
+    ),
+    Mutant(
+        "acceptance takes everything",
+        "M2",
+        lambda: edited(positions.accepts, ("seen.get(source, 0) == previous", "True")),
+    ),
+    Mutant(
+        "seen as of the latest, not as of the floor",
+        "M4",
+        lambda: edited(
+            Positions.arrive,
+            (
+                "self._window.append(position)",
+                "self._window.append(position); self.passed.update({} if source is None else {source: number})",
+            ),
+        ),
+    ),
+    Mutant(
+        "what is done is skipped by acceptance",
+        "M2",
+        lambda: edited(
+            Intake._judge,
+            ("if accepts(", "if not self.positions._carried and accepts("),
+        ),
+    ),
+    # -- positions
+    Mutant("no done set", "M4", lambda: edited(Positions._finished_before, ("if self._carried:", "if False:"))),
+    Mutant(
+        "done per frame, at its first message",
+        "hole 1",
+        lambda: edited(Position.finish, ("self.left -= 1", "self.left = 0")),
+    ),
+    Mutant(
+        "done per frame, at its last message",
+        "hole 1",
+        lambda: edited(Positions.done, ("if position.finished:", "if False:")),
+    ),
+    Mutant(
+        "done is not carried over",
+        "hole 2",
+        lambda: edited(
+            Positions.done,
+            ("for start, end in self._carried if end > read", "for start, end in () if end > read"),
+            ("for p, i in self._carried_partly.items() if p > read", "for p, i in () if p > read"),
+        ),
+    ),
+    Mutant(
+        "the floor passes what is not finished",
+        "M4",
+        lambda: edited(Positions.advance, ("while window and not window[0].left", "while window")),
+    ),
+    # -- delivery
+    Mutant(
+        "delivery before the commit",
+        "M5",
+        lambda: edited(
+            Committer._store_turns,
+            (
+                "        await self._append(record)\n",
+                "        for frame in frames:\n"
+                "            early = __import__('starling.core.outbox').core.outbox.Sending(frame, FrameRef(0, 0))\n"
+                "            subject, headers = self._delivery._address(early)\n"
+                "            await self._store.publish(subject, frame.body, headers)\n"
+                "        await self._append(record)\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "the outbox is not sent again after a take",
+        "M6",
+        lambda: edited(OwnedShard.take, ("for ref, frame in fold.frames.items():", "for ref, frame in ():")),
+    ),
+    Mutant(
+        "positions of answers are not compared",
+        "hole 4",
+        lambda: edited(Chain.stored, ("if found <= self._last_position and self._ordered:", "if False:")),
+    ),
+    Mutant(
+        "later answers count after a failure",
+        "M5",
+        lambda: all_of(
+            edited(
+                Chain.stored,
+                ("if attempt != self.attempt:", "if False:"),
+                ("self._sent -= 1", "self._sent = max(0, self._sent - 1)"),
+            ),
+            edited(Chain.failed, ("self._answers.clear()", "pass"), ("self._last_position = 0", "pass")),
+        ),
+    ),
+    Mutant(
+        "a frame that nobody answered for is not sent again",
+        "M5",
+        lambda: edited(Chain.failed, ("self._sent = 0", "pass")),
+    ),
+    Mutant(
+        "a frame of the outbox is confirmed when it is sent",
+        "M5",
+        lambda: edited(
+            Delivery._answered,
+            ("if isinstance(answer, Stored):", "if True:"),
+            ("answer.sequence", "getattr(answer, 'sequence', 1 << 60)"),
+        ),
+    ),
+    # -- the table
+    Mutant(
+        "a table write without a condition",
+        "T5",
+        lambda: edited(Table.write_round, ("value, expect=expect)", "value)")),
+    ),
+    Mutant(
+        "after an unknown first write the mark stays",
+        "T6",
+        lambda: edited(Table._settle, ("self._mark_anew = True", "pass")),
+    ),
+    Mutant(
+        "a first write on condition of revision 0 over a moved cell",
+        "T6",
+        lambda: edited(
+            Table.write_round,
+            ("Expect(overlay.mark, self._mark_subject)", "None"),
+        ),
+    ),
+    Mutant(
+        "a read counts from any replica",
+        "T8",
+        lambda: edited(Table._answer, ("answer.up_to >= needed", "True"), ("answer.up_to is not None and ", "")),
+    ),
+    Mutant(
+        "S without the mark",
+        "T8",
+        lambda: edited(Overlay.marked, ("self.reached = max(self.reached, sequence)", "pass")),
+    ),
+    Mutant(
+        "S without own writes",
+        "T8",
+        lambda: edited(Overlay.acknowledged, ("self.reached = max(self.reached, revision)", "pass")),
+    ),
+    Mutant(
+        "S does not rise when an equal version is found",
+        "hole 3 of the table",
+        lambda: edited(Overlay.found, ("self.reached = max(self.reached, revision)", "pass")),
+    ),
+    Mutant(
+        "a cell leaves the overlay when it is sent",
+        "T4",
+        lambda: edited(
+            Table.write_round,
+            ("entry.awaited = True  #", "overlay.entries.pop(key, None)  #"),
+        ),
+    ),
+    Mutant(
+        "a cell leaves the overlay with an older answer",
+        "T4",
+        lambda: edited(Overlay.acknowledged, ("if entry.journal == journal:", "if True:")),
+    ),
+    Mutant(
+        "after a refusal the same is written again without a look",
+        "T5",
+        lambda: edited(Overlay.unanswered, ("self.known.pop(key, None)", "self.known[key] = Known(0, 0)")),
+    ),
+    # -- replay and purge
+    Mutant(
+        "a gap in the replay is not noticed",
+        "T3",
+        lambda: edited(Replay.apply, ("if record.previous != self.last:", "if False:")),
+    ),
+    Mutant(
+        "a snapshot forgets unconfirmed frames",
+        "T2",
+        lambda: edited(Replay._snapshot, ("for ref in record.frame_refs if", "for ref in () if")),
+    ),
+    Mutant(
+        "a snapshot forgets cells that the table may not have",
+        "T2",
+        lambda: edited(Replay._snapshot, ("for ref in record.cell_refs if", "for ref in () if")),
+    ),
+    Mutant(
+        "the journal is purged without regard to cells",
+        "T9",
+        lambda: edited(overlay.purge_bound, ("(oldest_cell, oldest_frame)", "(None, oldest_frame)")),
+    ),
+    Mutant(
+        "the journal is purged without regard to frames",
+        "T9",
+        lambda: edited(overlay.purge_bound, ("(oldest_cell, oldest_frame)", "(oldest_cell, None)")),
+    ),
+    Mutant(
+        "the journal is purged past the newest snapshot",
+        "T9",
+        lambda: edited(
+            overlay.purge_bound,
+            ("if not snapshot:", "if False:"),
+            ("needed = [own_last, snapshot,", "needed = [own_last,"),
+        ),
+    ),
+    Mutant(
+        "frames are purged before their floor is committed",
+        "M9",
+        lambda: edited(
+            Janitor.purge,
+            ("allowed = floor if", "allowed = self._committer._intakes[inlet].positions.last_read if"),
+        ),
+    ),
+    # -- the rest
+    Mutant("the hash of an agent is Python's own", "section 3", lambda: edited(ids.shard_of, _HASH)),
+    Mutant(
+        "the outside's repeats have ids of their own",
+        "section 9",
+        lambda: edited(
+            Producer._send,
+            ("headers = {MESSAGE_ID: message_id,", "headers = {"),
+        ),
+    ),
+    Mutant(
+        "a failed turn keeps its state",
+        "section 5",
+        lambda: edited(Turns._failed, ("            self._make(activation)\n", "            pass\n")),
+    ),
+)
+
+
+def main() -> int:
+    """Exit code 0 when every mutant is caught."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation.mutants", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=MOST_SEEDS, help="at most, for each")
+    parser.add_argument("--only", default="", help="a part of the names of those to run")
+    parser.add_argument("--first", type=int, default=0, help="leave out so many")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    given = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS[given.first :] if given.only in mutant.name]
+    caught = sum(_run(mutant, given.seeds, given.workers) for mutant in chosen)
+    print(f"{len(chosen)} mutants, {caught} caught")
+    return 0 if caught == len(chosen) else 1
+
+
+def _run(mutant: Mutant, seeds: int, workers: int) -> bool:
+    try:
+        with mutant.change():
+            found, count = first_failure(seeds, workers)
+    except DoesNotApply as error:
+        print(f"NOT APPLIED  {mutant.name} ({mutant.rule}): {error}", flush=True)
+        return False
+    if found is None:
+        print(f"SURVIVED     {mutant.name} ({mutant.rule}): {count} seeds", flush=True)
+        return False
+    if _BLUNDER.search(found.problems[0]):
+        print(f"BLUNDER      {mutant.name} ({mutant.rule}): seed {found.seed}, {found.problems[0]}", flush=True)
+        return False
+    print(f"caught       {mutant.name} ({mutant.rule}): seed {found.seed}, {found.problems[0][:110]}", flush=True)
+    return True
+
+
+def first_failure(seeds: int, workers: int) -> tuple[Result | None, int]:
+    """Return the first result with a problem, if any, and how many seeds were run."""
+    count = 0
+    for result in run_many(range(seeds), workers=workers):
+        count += 1
+        if result.problems:
+            return result, count
+    return None, count
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""Holes that the simulation found in the engine, each in a world as small as it can be."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from starling import Agent, Context, Topic, event, message
+from starling.adapters.memory import MemoryServer, MemoryStore, Trip, Weather
+from starling.core.ids import AgentId, Epoch, PoolName, ShardId
+from starling.core.names import MeshNames, bucket_stream, bucket_subject
+from starling.core.overlay import Overlay, TableValue
+from starling.core.record import Cell
+from starling.core.retry import RetryPolicy
+from starling.engine.journal import last_record
+from starling.engine.table import Table
+from starling.errors import Unreachable
+from starling.provision import PoolStreams, provision_pool
+from starling.testing import mesh
+
+from .loop import VirtualLoop, run
+
+POOL = PoolName("p")
+NAMES = MeshNames("m").pool(POOL)
+SHARD = ShardId(0)
+CELL = "0.a.one.k.state"
+
+
+def in_virtual_time(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    run(VirtualLoop(random.Random(0)), main)
+
+
+class Chosen(Weather):
+    """Each publish to the cell travels as the test says, everything else at once. follower: answers all direct reads,
+    as far behind as it says."""
+
+    def __init__(self, *trips: Trip, follower: int | None = None) -> None:
+        self.trips = list(trips)
+        self.follower = follower
+
+    def publish(self, client: str, subject: str) -> Trip:
+        return self.trips.pop(0) if self.trips and subject.endswith(CELL) else Trip()
+
+    def replica(self, client: str, stream: str) -> tuple[int, int] | None:
+        return None if self.follower is None else (0, self.follower)
+
+
+async def owner(weather: Weather) -> tuple[MemoryStore, Table]:
+    """Return a shard's table in the hands of its owner, and the connection."""
+    store = MemoryServer(weather=weather).connect("owner")
+    await provision_pool(store, "m", PoolStreams(POOL, shards=1), known=None, chance=random.Random(1))
+    table = Table(store, NAMES, SHARD, Epoch(1), Overlay())
+    await table.mark()
+    return store, table
+
+
+async def version_in_table(store: MemoryStore) -> int:
+    found = await store.last(bucket_stream(NAMES.table), bucket_subject(NAMES.table, CELL))
+    return TableValue.decode(found.data).journal if found else 0
+
+
+def test_a_first_write_that_arrives_late_does_not_bring_an_old_value_back() -> None:
+    async def main() -> None:
+        loop = VirtualLoop.running()
+        store, table = await owner(Chosen(Trip(20.0, None, late=True)))
+        table.overlay.commit(CELL, 4, Cell(1, b"old"), loop.time())
+        assert await table.write_round(loop.time(), quiet=0.0, patience=0.0) == 0
+        table.overlay.commit(CELL, 13, Cell(1, b"new"), loop.time())
+        assert await table.write_round(loop.time(), quiet=0.0, patience=0.0) == 1
+        await loop.until(30.0)
+        assert await version_in_table(store) == 13
+
+    in_virtual_time(main)
+
+
+def test_a_cell_that_could_not_be_sent_is_written_when_the_connection_is_back() -> None:
+    async def main() -> None:
+        loop = VirtualLoop.running()
+        store, table = await owner(Weather())
+        for version in (4, 5):
+            table.overlay.commit(CELL, version, Cell(1, b""), loop.time())
+            if version == 5:
+                store.cut()
+                with pytest.raises(Unreachable):
+                    await table.write_round(loop.time(), quiet=0.0, patience=0.0)
+                store.mend()
+            assert await table.write_round(loop.time(), quiet=0.0, patience=0.0) == 1
+        assert await version_in_table(store) == 5
+        assert not table.overlay.entries
+
+    in_virtual_time(main)
+
+
+def test_a_replica_without_any_record_yet_is_no_lost_journal() -> None:
+    async def main() -> None:
+        weather = Chosen()
+        store, _ = await owner(weather)
+        weather.follower = 1
+        with pytest.raises(Unreachable, match="replica"):
+            await last_record(store, NAMES, SHARD)
+        weather.follower = 0
+        assert (await last_record(store, NAMES, SHARD))[0] == 1
+
+    in_virtual_time(main)
+
+
+@message("hole-news")
+@dataclass(frozen=True, slots=True)
+class News:
+    pass
+
+
+@message("hole-never")
+@dataclass(frozen=True, slots=True)
+class Never:
+    pass
+
+
+class Failing(Agent[None], type="hole_target"):
+    @event
+    async def never(self, message: Never, ctx: Context) -> None:
+        raise ValueError("it never succeeds")
+
+
+class FirstHearer(Agent[None], type="hole_first"):
+    @event
+    async def news(self, message: News, ctx: Context) -> None:
+        ctx.send(AgentId("hole_target", "k"), Never())
+
+
+class SecondHearer(Agent[None], type="hole_second"):
+    @event
+    async def news(self, message: News, ctx: Context) -> None:
+        ctx.send(AgentId("hole_target", "k"), Never())
+
+
+NEWS = Topic("hole.news")
+
+
+async def test_two_agents_that_hear_one_publish_send_messages_with_ids_of_their_own() -> None:
+    async with mesh(
+        FirstHearer,
+        SecondHearer,
+        Failing,
+        subscriptions={NEWS.type: [FirstHearer, SecondHearer]},
+        retry=RetryPolicy(attempts=1),
+    ) as made:
+        await made.publish(NEWS("k"), News())
+        await made.idle()
+        letters = await made.dead_letters()
+        assert len(letters) == 2
+        assert len({letter.envelope.id for letter in letters if letter.envelope}) == 2
+
+
+async def test_two_messages_to_one_agent_that_were_given_the_same_id_are_two_dead_letters() -> None:
+    async with mesh(Failing, subscriptions={NEWS.type: Failing}, retry=RetryPolicy(attempts=1)) as made:
+        await made.send(AgentId("hole_target", "k"), Never(), id="same")
+        await made.publish(NEWS("k"), Never(), id="same")
+        await made.idle()
+        assert len(await made.dead_letters()) == 2
