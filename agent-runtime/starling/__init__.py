@@ -6,6 +6,7 @@ from starling.client import Mesh, connect
 from starling.context import Context
 from starling.core.ids import AgentId, TopicId
 from starling.handlers import event, query, rpc
+from starling.local_runtime import LocalRuntime, local
 from starling.messages import message
 from starling.migrations import migrate
 from starling.named_cells import Cells, OneCell, cell, cells
@@ -16,6 +17,7 @@ __all__ = [
     "AgentId",
     "Cells",
     "Context",
+    "LocalRuntime",
     "Mesh",
     "OneCell",
     "Topic",
@@ -25,6 +27,7 @@ __all__ = [
     "connect",
     "errors",
     "event",
+    "local",
     "message",
     "migrate",
     "query",

@@ -9,6 +9,7 @@ import re
 import sys
 import typing
 from collections.abc import Callable, Mapping, MutableMapping
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, cast
@@ -20,7 +21,7 @@ from starling.codec import Codec
 from starling.core import limits
 from starling.core.ids import AgentId, check_agent_type
 from starling.dispatch import Dispatch, Handler, handlers_of
-from starling.errors import CantHandle, DecodeError, SpecError, StateUnreadable
+from starling.errors import AgentConstructionError, CantHandle, DecodeError, SpecError, StateUnreadable
 from starling.handlers import HandlerMethod, Kind
 from starling.messages import is_record
 from starling.migrations import migrations_of
@@ -223,28 +224,46 @@ class AgentDefinition:
         return self.factory is not None or "on_activate" in self.hooks
 
     def new_agent(self, agent_id: AgentId, state: Any, cells: CellSet | None = None) -> Agent[Any]:
-        """Return an instance of the class. Raises what the class's own `__init__` raises."""
+        """Return an instance of the class. Raises AgentConstructionError from what its own `__init__` raises."""
         agent = self.cls.__new__(self.cls)
         agent.id, agent.state = agent_id, state
         if self.cells:
             give_cells(agent, cells)
-        agent.__init__()  # type: ignore[misc]
+        try:
+            agent.__init__()  # type: ignore[misc]
+        except Exception as error:
+            raise _not_made(agent_id, error) from error
         return agent
 
     async def activated(self, agent_id: AgentId, state: Any, cells: CellSet | None = None) -> Agent[Any]:
-        """Return an instance, from the factory if there is one, after its `on_activate`. Raises what they raise."""
+        """Return an instance, from the factory if there is one, after its `on_activate`.
+
+        Raises AgentConstructionError from what the factory or `__init__` raises, and what `on_activate` raises.
+        """
         if self.factory is None:
             agent = self.new_agent(agent_id, state, cells)
         else:
-            made = self.factory()
-            agent = await made if inspect.isawaitable(made) else made
-            if not isinstance(agent, self.cls):
-                raise SpecError(self.type, f"its factory made a {type(agent).__name__}, not a {self.cls.__qualname__}")
+            agent = await self._from_factory(agent_id, self.factory)
             agent.id, agent.state = agent_id, state
             if self.cells:
                 give_cells(agent, cells)
         if "on_activate" in self.hooks:
             await agent.on_activate()
+        return agent
+
+    async def _from_factory(self, agent_id: AgentId, factory: Callable[[], Any]) -> Agent[Any]:
+        outer = being_made.set(agent_id)
+        try:
+            made = factory()
+            agent = await made if inspect.isawaitable(made) else made
+        except Exception as error:
+            raise _not_made(agent_id, error) from error
+        finally:
+            being_made.reset(outer)
+        if not isinstance(agent, self.cls):
+            raise AgentConstructionError(
+                f"{agent_id}: its factory made a {type(agent).__name__}, not a {self.cls.__qualname__}"
+            )
         return agent
 
     def view(self, agent_id: AgentId, state: Any, live: Agent[Any] | None, cells: CellSet | None = None) -> Agent[Any]:
@@ -291,6 +310,14 @@ class AgentDefinition:
             return self._state_codec.load(data)
         except DecodeError as error:
             raise StateUnreadable(str(error)) from error
+
+
+being_made: Final[ContextVar[AgentId]] = ContextVar("starling.being_made")
+"""In a factory: the id of the agent that it makes."""
+
+
+def _not_made(agent_id: AgentId, error: Exception) -> AgentConstructionError:
+    return AgentConstructionError(f"{agent_id}: {type(error).__name__}: {error}")
 
 
 def definition(cls: type[Agent[Any]]) -> AgentDefinition:

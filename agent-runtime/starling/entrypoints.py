@@ -25,6 +25,12 @@ def load(entrypoint: str, agent_type: str | None = None, *, field: str = "entryp
         cls: Any = functools.reduce(getattr, class_name.split("."), module)
     except AttributeError as error:
         raise SpecError(field, f"{entrypoint!r}: module {module_name!r} has no {class_name!r}") from error
+    if isinstance(cls, Agent):
+        raise SpecError(
+            field,
+            f"{entrypoint!r} is an instance; every pod makes its own, so name the class. Instances are for "
+            "`starling.local` only",
+        )
     if not (isinstance(cls, type) and issubclass(cls, Agent) and cls is not Agent):
         raise SpecError(field, f"{entrypoint!r} is not an Agent class")
     made = definition(cls)

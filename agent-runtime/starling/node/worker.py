@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -31,6 +32,7 @@ from starling.node.metrics import WorkerCollector, registry
 from starling.node.ownership import Ownership
 from starling.node.routing import watch_routes
 from starling.node.settings import PoolConfig, WorkerSettings
+from starling.node.states import RunState
 from starling.ports.store import Signal, Store
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Worker:
         self._settings = settings
         self._drain_seconds = drain_seconds
         self._stop = asyncio.Event()
+        self.state = RunState.STARTING
         self.routes = RoutesView()
         producer_name = f"{settings.pool}/{identity.pod}/{identity.start}"
         self._producer = Producer(store, settings.mesh, producer_name, settings.chance)
@@ -125,9 +128,8 @@ class Worker:
         return ""
 
     async def run(self) -> None:
-        """Work until stopped: then drain, withdraw, and return."""
+        """Work until stopped: then drain, withdraw, and return. What a failing start has begun is ended again."""
         names = self._settings.names
-        await self._calls.open()
         background: set[asyncio.Task[None]] = set()
 
         def alive(asked: Signal) -> None:
@@ -135,12 +137,17 @@ class Worker:
             background.add(task)
             task.add_done_callback(background.discard)
 
-        heard = [
-            await self._store.listen(names.alive(self.members.own.pod), alive),
-            await self._store.listen(names.free("*"), self.ownership.heard_free),
-            await self._store.listen(names.taken("*"), self.ownership.heard_taken),
-        ]
-        try:
+        async with AsyncExitStack() as ends:
+            ends.callback(self._is, RunState.STOPPED)
+            ends.push_async_callback(self._producer.close)
+            ends.push_async_callback(self._calls.close)
+            await self._calls.open()
+            for subject, heard in (
+                (names.alive(self.members.own.pod), alive),
+                (names.free("*"), self.ownership.heard_free),
+                (names.taken("*"), self.ownership.heard_taken),
+            ):
+                ends.push_async_callback((await self._store.listen(subject, heard)).close)
             async with asyncio.TaskGroup() as tasks:
                 jobs = [
                     tasks.create_task(job, name=name)
@@ -155,18 +162,18 @@ class Worker:
                     )
                 ]
                 self.members.describe(ready=True)
+                self._is(RunState.RUNNING)
                 await self._stop.wait()
+                self._is(RunState.DRAINING)
                 log.info("draining", extra={"pod": self.members.own.pod})
                 self.members.describe(draining=True)
                 await self.ownership.drain()
                 for job in jobs:
                     job.cancel()
             await self.members.withdraw()
-        finally:
-            for subscription in heard:
-                await subscription.close()
-            await self._calls.close()
-            await self._producer.close()
+
+    def _is(self, state: RunState) -> None:
+        self.state = state
 
     async def _alive(self, asked: Signal) -> None:
         try:

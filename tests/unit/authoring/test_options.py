@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 from starling import Agent, AgentId, Context, event
 from starling.agent import AgentOptions, definition
-from starling.errors import SpecError
+from starling.errors import AgentConstructionError, SpecError
 
 KEY = AgentId("till", "1")
 
@@ -94,7 +94,7 @@ async def test_a_factory_makes_the_instance_which_then_has_its_id_and_state() ->
         agent = await definition(Till).with_options(factory=factory).activated(KEY, Wallet(cents=5))
         assert isinstance(agent, Till)
         assert (agent.rate, agent.id, agent.state) == (0.5, KEY, Wallet(cents=5))
-    with pytest.raises(SpecError, match=r"its factory made a int, not a .*Till"):
+    with pytest.raises(AgentConstructionError, match=r"its factory made a int, not a .*Till"):
         await definition(Till).with_options(factory=lambda: 5).activated(KEY, Wallet())
 
 
