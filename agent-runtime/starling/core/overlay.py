@@ -73,11 +73,14 @@ class Overlay:
         self.known: dict[str, Known] = {}
         self.mark = 0
         """Sequence of our mark in the table."""
+        self.newest = 0
+        """Sequence of the newest record of ours: the table cannot have a version beyond it. 0: not known."""
         self.reached = 0
         """S: what a replica must have seen for its answer to count."""
 
     def commit(self, key: str, journal: int, cell: Cell, now: float) -> None:
         """Note a committed version; newest last."""
+        self.newest = max(self.newest, journal)
         entry = self.entries.pop(key, None)
         if entry is None:
             entry = Entry(journal, cell, now)
@@ -93,11 +96,12 @@ class Overlay:
     def found(self, key: str, revision: int, value: TableValue | None) -> None:
         """Note what a counting read says of a cell. Raises Fenced when the table is ahead of what we committed."""
         entry = self.entries.get(key)
+        ours = entry.journal if entry is not None else self.newest
+        if value is not None and ours and value.journal > ours:
+            raise Fenced(f"the table has version {value.journal} of {key}, we have {ours}")
         self.known[key] = Known(revision, value.journal if value else 0)
         if entry is None or value is None:
             return
-        if value.journal > entry.journal:
-            raise Fenced(f"the table has version {value.journal} of {key}, we have {entry.journal}")
         if value.journal == entry.journal:
             del self.entries[key]
             self.reached = max(self.reached, revision)

@@ -54,6 +54,11 @@ class Journal:
         """Remove the records below a sequence."""
         await self._store.purge(self._stream, self._subject, below)
 
+    async def is_ours(self) -> bool:
+        """Whether the last record is the last that we appended, as the stream's leader has it. Raises Unreachable."""
+        info = await self._store.stream_info(self._stream)
+        return info is not None and info.last_sequence <= self.last
+
     async def latest(self) -> int:
         """Return the sequence of the journal's last record, as some replica has it."""
         message = await self._store.last(self._stream, self._subject)

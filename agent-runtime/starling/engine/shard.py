@@ -64,8 +64,9 @@ class OwnedShard:
         self.serving = asyncio.Event()
         """Set once turns may run."""
         self._overlay = Overlay()
+        self._overlay.newest = journal.last
         self._outbox = Outbox()
-        self.table = Table(store, self._names, shard, self.epoch, self._overlay, settings.passed)
+        self.table = Table(store, self._names, shard, self.epoch, self._overlay, journal, settings.passed)
         self._turns = Turns(settings, shard, routes, calls, self.stats, self.table)
         seen = dict(fold.seen)
         self._intakes = {

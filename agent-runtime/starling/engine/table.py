@@ -12,7 +12,8 @@ from starling.core.names import PoolNames, bucket_stream, bucket_subject, mark_k
 from starling.core.overlay import MISSING, Overlay, TableValue
 from starling.core.record import Cell
 from starling.engine.faults import Passed, Point, no_fault
-from starling.errors import Fenced, Unreachable
+from starling.engine.journal import Journal
+from starling.errors import Fenced, JournalLost, Unreachable
 from starling.ports.store import Answer, Expect, LastValues, Refused, Store, Stored, Unknown, is_removal
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Table:
         shard: ShardId,
         epoch: Epoch,
         overlay: Overlay,
+        journal: Journal,
         passed: Passed = no_fault,
     ) -> None:
         self._store = store
@@ -42,6 +44,7 @@ class Table:
         self._mark_subject = bucket_subject(names.table, mark_key(shard))
         self._epoch = epoch
         self.overlay = overlay
+        self._journal = journal
         self._passed = passed
         self._mark_anew = False
         """A first write of a cell may still arrive late: only a new mark makes its condition false."""
@@ -68,7 +71,8 @@ class Table:
         """Return cells of agents that are about to be active; None: it was never written, or destroyed.
 
         The overlay answers first. The table's answer counts only from a replica that has seen our mark and
-        everything that we know to be written. Raises Unreachable, DecodeError, Fenced.
+        everything that we know to be written. Raises Unreachable, DecodeError, Fenced; JournalLost when the table is
+        ahead although nobody took the shard: then one of the two is an old copy.
         """
         overlay = self.overlay
         result: dict[str, Cell | None] = {}
@@ -94,7 +98,12 @@ class Table:
         for key, subject in subjects.items():
             message = answer.found.get(subject)
             value = None if message is None or is_removal(message) else TableValue.decode(message.data)
-            self.overlay.found(key, MISSING if message is None or value is None else message.sequence, value)
+            try:
+                self.overlay.found(key, MISSING if message is None or value is None else message.sequence, value)
+            except Fenced as error:
+                if await self._journal.is_ours():
+                    raise JournalLost(f"{self._bucket} is ahead of the journal: {error}") from error
+                raise
             found[key] = value
         return found
 

@@ -95,6 +95,14 @@ def test_a_larger_version_in_the_table_fences() -> None:
         overlay(a=5).found("a", 44, TableValue(6, 1, b"x"))
 
 
+def test_a_version_beyond_our_newest_record_fences_whatever_cell_it_is_of() -> None:
+    made = overlay(a=5)
+    made.newest = 8
+    made.found("b", 44, TableValue(8, 1, b"x"))
+    with pytest.raises(Fenced, match="has version 9 of b, we have 8"):
+        made.found("b", 45, TableValue(9, 1, b"x"))
+
+
 def test_what_is_found_of_a_cell_that_is_not_on_its_way_is_remembered() -> None:
     made = overlay()
     made.found("a", 7, TableValue(2, 1, None))
