@@ -90,7 +90,7 @@ def test_the_table_of_values_names_every_default() -> None:
     assert "| `nats.dev.resources` |" in shown
 
 
-@pytest.mark.row("CP-18")
+@pytest.mark.row("CP-18", part="no password has a default")
 def test_no_password_has_a_default() -> None:
     suspects = {path: value for path, value in leaves(values()) if any(word in path.lower() for word in SECRETS)}
 

@@ -183,7 +183,7 @@ def test_the_checker_sees_a_pod_that_is_not_restricted(change: Document, fault: 
         assert len(list(unrestricted(broken))) == 1
 
 
-@pytest.mark.row("CP-18")
+@pytest.mark.row("CP-18", part="a wrong key is refused")
 @pytest.mark.parametrize(
     ("values", "named"),
     [

@@ -101,7 +101,7 @@ def test_lint_has_nothing_to_say(control_plane: Cluster) -> None:
     assert "WARNING" not in printed
 
 
-@pytest.mark.row("CP-18")
+@pytest.mark.row("CP-18", part="install, upgrade, roll back, remove")
 def test_the_chart_is_installed_upgraded_rolled_back_and_removed(bare_cluster: Cluster, bare_namespace: str) -> None:
     cluster, namespace = bare_cluster, bare_namespace
 
@@ -169,7 +169,7 @@ def test_an_install_without_definitions_brings_none(bare_cluster: Cluster, bare_
     assert definitions(bare_cluster) == {}
 
 
-@pytest.mark.row("CP-18")
+@pytest.mark.row("CP-18", part="a wrong key is refused")
 def test_a_wrong_key_installs_nothing(bare_cluster: Cluster, bare_namespace: str) -> None:
     with pytest.raises(CommandFailed, match="natss"):
         install(bare_cluster, bare_namespace, *TRIAL, "--set", "natss.url=nats://nats:4222")

@@ -180,7 +180,7 @@ async def panels_without_data(url: str, namespace: str, prometheus_url: str) -> 
             await asyncio.gather(greeting, return_exceptions=True)
 
 
-@pytest.mark.row("CP-27", "CP-29")
+@pytest.mark.row("CP-27", "CP-29", part="the first board")
 def test_every_query_of_the_board_returns_data_under_load(
     cluster: Cluster, nats_server: EmbeddedServer, tmp_path: Path
 ) -> None:

@@ -145,7 +145,7 @@ def test_a_stand_in_for_something_else_or_with_a_bad_key_is_refused(ctx: Context
         ctx.agent(Oracle, "")
 
 
-@pytest.mark.row("RT-11")
+@pytest.mark.row("RT-11", part="nothing is published")
 async def test_what_cannot_be_sent_is_refused_before_anything_is_said(ctx: Context, outbox: Outbox) -> None:
     wrong = Answer.model_construct(text=5)  # type: ignore[arg-type]
     for bad, error in ((Stranger(), UnregisteredType), (wrong, DecodeError)):

@@ -43,7 +43,7 @@ def test_a_class_is_named_by_its_class_unless_pinned(registry: Registry) -> None
     assert registry.decode("post.letter", b'{"text":"x"}') == Letter("x")
 
 
-@pytest.mark.row("RT-11")
+@pytest.mark.row("RT-11", part="an unregistered type fails at the sender")
 def test_a_class_that_is_not_registered_is_refused_at_the_sender(registry: Registry) -> None:
     with pytest.raises(UnregisteredType, match=r"Letter is not registered: put @message on it"):
         registry.encode(Letter())

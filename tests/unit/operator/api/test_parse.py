@@ -178,7 +178,7 @@ def test_models_made_in_python_keep_the_rules_too() -> None:
     ("text", "pauses"),
     [(None, set()), ("", set()), ("all", {Pause.ALL}), (" moves, scale-in ,", {Pause.MOVES, Pause.SCALE_IN})],
 )
-@pytest.mark.row("CP-19")
+@pytest.mark.row("CP-19", part="the annotation is read")
 def test_the_pause_annotation_is_read(text: str | None, pauses: set[Pause]) -> None:
     annotations = {} if text is None else {"starlingmesh.dev/pause": text}
 
