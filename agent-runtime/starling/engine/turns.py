@@ -184,6 +184,13 @@ class TurnOutgoing:
         )
 
 
+def cancelled_inside(error: BaseException) -> RuntimeError:
+    """Return the error of a turn in which something else than the turn was cancelled."""
+    made = RuntimeError("what the handler waited for was cancelled")
+    made.__cause__ = error
+    return made
+
+
 def derived_id(message_id: str, agent: AgentId, index: int) -> str:
     """Return the id of the `index`-th message that an agent's turn of `message_id` sends; the same for a repeated turn.
 
@@ -285,13 +292,16 @@ class Turns:
             self._make(activation)
         except Exception as error:
             # never a silent fresh start: what waits for this agent becomes dead letters, its cell stays as it is
-            log.exception("agent cannot be loaded", extra={"agent": str(activation.id)})
-            while activation.queue:
-                self._end(activation.queue.popleft(), DecodeError(f"state of {activation.id}: {error}"), 0.0)
-            del self._agents[activation.id]
+            self._unloadable(activation, error)
             return
         self._ready.append(activation)
         self._work.set()
+
+    def _unloadable(self, activation: Activation, error: Exception) -> None:
+        log.error("agent cannot be loaded", exc_info=error, extra={"agent": str(activation.id)})
+        while activation.queue:
+            self._end(activation.queue.popleft(), DecodeError(f"state of {activation.id}: {error}"), 0.0)
+        del self._agents[activation.id]
 
     def _make(self, activation: Activation) -> None:
         definition = activation.definition
@@ -380,8 +390,12 @@ class Turns:
                 limit = max(0.0, deadline / 1000 - self._settings.wall()) if deadline else None
                 async with asyncio.timeout(limit) as scope:
                     result = await coroutine
-            except asyncio.CancelledError:
-                raise
+            except asyncio.CancelledError as cancelled:
+                current = asyncio.current_task()
+                if current is None or current.cancelling():
+                    raise
+                # something that the handler waited for was cancelled, not the turn: its agent must not stand still
+                self._failed(activation, work, cancelled_inside(cancelled), started)
             except Exception as error:
                 if isinstance(error, TimeoutError) and scope.expired():
                     error = CallTimeout(f"the deadline of {work.envelope.type} passed during its turn")
@@ -440,7 +454,8 @@ class Turns:
         try:
             self._make(activation)
         except Exception as load_error:
-            error = DecodeError(f"state of {activation.id}: {load_error}")
+            self._unloadable(activation, load_error)  # what is in memory is of the failed turn
+            return
         if self._policy(work).retries(error, work.attempt):
             pause = self._policy(work).pause(work.attempt, self._settings.chance.random())
             log.warning(
