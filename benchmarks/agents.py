@@ -11,6 +11,8 @@ from starling import Agent, Context, Topic, event, rpc
 
 ADD = Topic("bench.add")
 """Its source is the key of a counter."""
+NUMBERED = Topic("bench.numbered")
+"""Its source is the key of a checker."""
 
 
 @dataclass(frozen=True, slots=True)

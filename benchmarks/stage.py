@@ -31,7 +31,7 @@ from benchmarks.processes import ROOT, json_of
 
 MESH: Final = "bench"
 POOL: Final = "bench"
-TOPICS: Final = {"bench.add": "counter"}
+TOPICS: Final = {"bench.add": "counter", "bench.numbered": "checker"}
 AGENTS: Final = {
     "counter": "Counter",
     "relay": "Relay",
@@ -53,12 +53,13 @@ class StageOptions:
     """servers: 1, or 3 for a cluster with three replicas of everything. spec: more of the AgentPool's spec.
 
     worker_url: address that a pod uses instead of the server's own, by pod. extra: further environment, by pod.
-    server_arguments: for each nats-server.
+    port: of a single server, 0 for a free one. server_arguments: of a single server.
     """
 
     workers: int = 2
     shards: int = 16
     servers: int = 1
+    port: int = 0
     spec: Mapping[str, Any] = field(default_factory=dict)
     worker_url: Callable[[str], str | None] = lambda pod: None
     extra: Callable[[str], Mapping[str, str]] = lambda pod: {}
@@ -74,7 +75,7 @@ class Stage:
         self.options = options
         self.workers = options.workers
         if options.servers == 1:
-            self.servers = [EmbeddedServer(folder / "nats", arguments=options.server_arguments)]
+            self.servers = [EmbeddedServer(folder / "nats", port=options.port, arguments=options.server_arguments)]
         else:
             self.servers = cluster(folder / "nats", options.servers)
         self.report: PoolReport | None = None

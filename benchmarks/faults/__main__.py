@@ -1,0 +1,112 @@
+"""`python -m benchmarks.faults`: every fault on real servers, one line per row; writes build/faults.json."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import uvloop
+from starling.engine.faults import Point
+
+from benchmarks.environment import environment
+from benchmarks.faults import messages, servers, workers
+from benchmarks.faults.trial import Report
+
+Row = Callable[[Path, Report], Awaitable[None]]
+
+ROW_TIMEOUT: Final = 420.0
+LONG: Final = {"wire-garbage": 1800.0}
+
+ROWS: Final[Mapping[str, Row]] = {
+    "worker-killed-mid-turn": workers.killed_mid_turn,
+    "worker-killed-for-good": workers.killed_for_good,
+    **{f"worker-killed-at-{point.value}": partial(workers.killed_at, point) for point in Point},
+    "worker-frozen": workers.frozen,
+    "worker-frozen-shortly": workers.frozen_shortly,
+    "worker-cut-off": workers.cut_off,
+    "connections-dropped": workers.cut_shortly,
+    "shards-moved": workers.moved,
+    "worker-killed-while-moving": workers.killed_while_moving,
+    "without-control-plane": workers.without_control_plane,
+    "clock-jumps": workers.clock_jumps,
+    "everything-restarted": workers.everything_restarted,
+    "server-killed": servers.killed_one,
+    "server-frozen": servers.frozen_one,
+    "cluster-leader-killed": servers.leader_killed,
+    "cluster-follower-killed": servers.follower_killed,
+    "cluster-leader-frozen": servers.leader_frozen,
+    "cluster-restarted": servers.all_restarted,
+    "storage-full": servers.storage_full,
+    "mailbox-full": servers.mailbox_full,
+    "poison": messages.poison,
+    "deadly-message": messages.deadly,
+    "oversize": messages.oversize,
+    "unknown-types": messages.unknown_types,
+    "wire-garbage": messages.garbage,
+}
+
+
+async def run(names: list[str], *, quick: bool, keep: Path | None) -> list[Report]:
+    """Run rows one after the other; a row that breaks is a failed row."""
+    reports = []
+    for name in names:
+        report = Report(name)
+        started = time.monotonic()
+        row = messages.garbage_quick if quick and name == "wire-garbage" else ROWS[name]
+        with _folder(keep, name) as folder:
+            try:
+                async with asyncio.timeout(LONG.get(name, ROW_TIMEOUT)):
+                    await row(folder, report)
+            except Exception as error:
+                report.failures.append(_text(error))
+        report.seconds = time.monotonic() - started
+        reports.append(report)
+        print(report.line(), flush=True)
+    return reports
+
+
+@contextmanager
+def _folder(keep: Path | None, name: str) -> Iterator[Path]:
+    """A folder for a row's data and logs, removed afterwards unless they are to be kept."""
+    if keep is not None:
+        yield keep.absolute() / name
+        return
+    with tempfile.TemporaryDirectory(prefix="starling-faults-") as made:
+        yield Path(made) / name
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(_text(inner) for inner in error.exceptions)
+    return f"{type(error).__name__}: {error}"[-400:]
+
+
+def main() -> int:
+    """Return the exit code: 1 when a row failed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", action="append", choices=list(ROWS), help="this row; may be given again")
+    parser.add_argument("--quick", action="store_true", help="20,000 garbage frames instead of a million")
+    parser.add_argument("--json", type=Path, default=Path("build/faults.json"), help="file to write")
+    parser.add_argument("--keep", type=Path, help="keep data and logs of every row in this folder")
+    given = parser.parse_args()
+    taken_on = environment()
+    reports = uvloop.run(run(given.only or list(ROWS), quick=given.quick, keep=given.keep))
+    given.json.parent.mkdir(parents=True, exist_ok=True)
+    value = {"environment": taken_on, "quick": given.quick, "rows": [report.as_json() for report in reports]}
+    given.json.write_text(json.dumps(value, indent=1) + "\n")
+    bad = [report.name for report in reports if not report.ok]
+    print(f"{len(reports)} rows, {len(bad)} failed{': ' + ', '.join(bad) if bad else ''}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
