@@ -64,6 +64,10 @@ class Delivery:
                         self._again(chain)
 
     async def _send(self, chain: Chain) -> None:
+        if await self._is_lost(chain):
+            self.given_up.extend(self._outbox.drop(chain))
+            self.progress.set()
+            return
         attempt = chain.attempt
         while (sending := chain.to_send()) is not None:
             subject, headers = self._address(sending)
@@ -100,19 +104,32 @@ class Delivery:
             elif chain.to_send() is not None:
                 self.offer(chain)
             return
-        if isinstance(answer, Refused) and answer.why == "no-stream" and self._is_lost(chain, attempt):
-            self.given_up.extend(self._outbox.drop(chain))
-            self.progress.set()
-            return
+        if isinstance(answer, Refused) and answer.why == "no-stream":
+            self._no_route_since.setdefault(chain, asyncio.get_running_loop().time())
+        else:
+            self._no_route_since.pop(chain, None)
         if chain.failed(attempt, refused=isinstance(answer, Refused)):
             log.debug("delivery repeated", extra={"target": str(chain.target), "answer": str(answer)})
             self._again(chain)
 
-    def _is_lost(self, chain: Chain, attempt: int) -> bool:
-        if attempt != chain.attempt:
+    async def _is_lost(self, chain: Chain) -> bool:
+        """Whether the target has had no mailbox for too long, on one unbroken connection, and the store says so too.
+
+        "Nobody listens" alone is also the answer of a server that starts, and of a stream that has lost its leader;
+        what was given up could then never follow in its chain.
+        """
+        first, connected = self._no_route_since.get(chain), self._store.connected_since
+        if first is None or connected is None:
             return False
-        now = asyncio.get_running_loop().time()
-        return now - self._no_route_since.setdefault(chain, now) >= limits.NO_ROUTE_AFTER
+        if asyncio.get_running_loop().time() - max(first, connected) < limits.NO_ROUTE_AFTER:
+            return False
+        target = chain.target
+        names = self._mesh.pool(target.pool)
+        stream = names.dead_letters if target.lane == DEAD else names.mailbox(target.shard)
+        if await self._store.stream_info(stream) is None:
+            return True
+        del self._no_route_since[chain]
+        return False
 
     def _again(self, chain: Chain) -> None:
         """Offer the chain again after a pause that grows from 50 ms to 2 s."""
