@@ -1,14 +1,38 @@
-"""Agent classes by their entrypoint, as manifests name them: "module:Class"."""
+"""Agent classes by their entrypoint, as manifests name them: "module:Class", or as an installed package registers them.
+
+A package registers an agent type under the entry point group `starling.agents`: its name is the type, its value the
+entrypoint. Then a manifest needs to say the type only.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from starling.agent import Agent, AgentDefinition, definition
 from starling.errors import SpecError
+
+GROUP: Final = "starling.agents"
+
+
+def registered(agent_type: str, *, field: str = "entrypoint") -> AgentDefinition:
+    """Return the agent class that an installed package registers as this type.
+
+    field: where the manifest could have named an entrypoint. Raises SpecError when no package does, or several do.
+    """
+    found = {
+        point.value: point.dist.name if point.dist else "?"
+        for point in importlib.metadata.entry_points(group=GROUP, name=agent_type)
+    }
+    if not found:
+        raise SpecError(field, f"no installed package registers agent type {agent_type!r}; give module:Class")
+    if len(found) > 1:
+        who = ", ".join(f"{package} ({value})" for value, package in sorted(found.items()))
+        raise SpecError(field, f"several packages register agent type {agent_type!r}: {who}; give module:Class")
+    return load(next(iter(found)), agent_type, field=field)
 
 
 def load(entrypoint: str, agent_type: str | None = None, *, field: str = "entrypoint") -> AgentDefinition:

@@ -13,12 +13,14 @@ import inspect
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, ParamSpec, TypeVar
 
 import prometheus_client
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 from starling.errors import SpecError
 
@@ -153,11 +155,15 @@ class Timer(Histogram):
         return called
 
 
-class Instruments:
+class Instruments(Collector):
     """Instruments on a registry of their own: one a process, and one a test that wants its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+
+    def collect(self) -> Iterable[Metric]:
+        """What a worker's own registry takes over."""
+        return self.registry.collect()
 
     def counter(self, name: str, text: str, *, labels: Labels | None = None) -> Counter:
         """Make a counter. labels: to their values. Raises SpecError, as all do."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from starling.core.ids import PoolName, ShardId
 from starling.engine.shard import OwnedShard
 from starling.engine.shard_info import ShardStats
+from starling.instruments import Instruments
+from starling.node.traffic import Traffic
 
 
 class WorkerCollector(Collector):
@@ -111,8 +113,12 @@ def _sums(counters: Iterable[Mapping[K, float]]) -> dict[K, float]:
     return total
 
 
-def registry(collector: WorkerCollector) -> CollectorRegistry:
-    """Return a registry of this worker alone."""
+def registry(collector: WorkerCollector, of_authors: Instruments | None = None) -> CollectorRegistry:
+    """Return a registry of this worker alone: its shards, its process, and the instruments of its agents' authors."""
     made = CollectorRegistry()
     made.register(collector)
+    ProcessCollector(registry=made)
+    made.register(Traffic())
+    if of_authors is not None:
+        made.register(of_authors)
     return made

@@ -32,6 +32,8 @@ class WorkerSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["text", "json"] = "text"
     fault: str = ""
+    metrics_push: str = ""
+    """URLs to push metrics to every 10 s, with commas between; "" for none."""
 
     @classmethod
     def from_environment(cls) -> WorkerSettings:
@@ -67,10 +69,13 @@ class PassivationConfig(_Model):
 
 
 class AgentConfig(_Model):
-    """One agent type of the pool: where its class is, and what the pool says over it. None: as the class says."""
+    """One agent type of the pool: where its class is, and what the pool says over it. None: as the class says.
+
+    entrypoint None: an installed package registers the type.
+    """
 
     type: str
-    entrypoint: str
+    entrypoint: str | None = None
     durability: Literal["committed", "none"] | None = None
     passivation: PassivationConfig = PassivationConfig()
 

@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 
+from prometheus_client.exposition import generate_latest
+
 from starling.agent import AgentDefinition
 from starling.core import limits
 from starling.core.ids import PodName, PoolName, ShardId
@@ -24,15 +26,19 @@ from starling.engine.faults import fault
 from starling.engine.producer import Producer
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import Owner, PoolSettings
-from starling.entrypoints import load
+from starling.entrypoints import load, registered
 from starling.errors import MeshError, SpecError, Unreachable
+from starling.instruments import instruments
 from starling.node.http import Health
 from starling.node.members import Members
 from starling.node.metrics import WorkerCollector, registry
 from starling.node.ownership import Ownership
+from starling.node.push import Push
 from starling.node.routing import watch_routes
 from starling.node.settings import PoolConfig, WorkerSettings
 from starling.node.states import RunState
+from starling.node.telemetry import traces
+from starling.offload import close_offload
 from starling.ports.store import Signal, Store
 
 log = logging.getLogger(__name__)
@@ -187,7 +193,10 @@ def load_agents(config: PoolConfig) -> Mapping[str, AgentDefinition]:
     agents: dict[str, AgentDefinition] = {}
     for index, agent in enumerate(config.agents):
         field = f"spec.agents[{index}]"
-        definition = load(agent.entrypoint, agent.type)
+        if agent.entrypoint is None:
+            definition = registered(agent.type, field=f"{field}.entrypoint")
+        else:
+            definition = load(agent.entrypoint, agent.type)
         if definition.type != agent.type:
             raise SpecError(f"{field}.type", f"is {agent.type!r}, but {agent.entrypoint} says {definition.type!r}")
         try:
@@ -205,51 +214,54 @@ async def serve(environment: WorkerSettings) -> None:
     """Run one pod until SIGTERM. Raises SpecError, Unreachable when NATS does not answer at all."""
     from starling.adapters.nats import connect
 
-    config = PoolConfig.read(environment.config)
-    sys.path.insert(0, str(environment.code))
-    agents = load_agents(config)
-    settings = PoolSettings(
-        mesh=environment.mesh,
-        pool=PoolName(environment.pool),
-        shards=config.shards,
-        incarnation=config.incarnation,
-        agents=agents,
-        wall=time.time,
-        timer=time.perf_counter,
-        chance=random.Random(),
-        retry=config.delivery.policy(),
-        retry_by_topic={topic: retry.policy() for topic, retry in config.topic_delivery.items()},
-        max_concurrent_turns=config.max_concurrent_turns,
-        move_wait=config.move_wait_seconds,
-        passed=fault(environment.fault),
-    )
-    store = await connect(
-        environment.nats_url,
-        name=f"{environment.pool}/{environment.pod}",
-        credentials=environment.nats_creds,
-    )
-    try:
-        worker: Worker | None = None
+    async with AsyncExitStack() as ends:
+        ends.enter_context(traces(environment.pool, environment.pod))
+        config = PoolConfig.read(environment.config)
+        sys.path.insert(0, str(environment.code))
+        agents = load_agents(config)
+        settings = PoolSettings(
+            mesh=environment.mesh,
+            pool=PoolName(environment.pool),
+            shards=config.shards,
+            incarnation=config.incarnation,
+            agents=agents,
+            wall=time.time,
+            timer=time.perf_counter,
+            chance=random.Random(),
+            retry=config.delivery.policy(),
+            retry_by_topic={topic: retry.policy() for topic, retry in config.topic_delivery.items()},
+            max_concurrent_turns=config.max_concurrent_turns,
+            move_wait=config.move_wait_seconds,
+            passed=fault(environment.fault),
+        )
+        store = await connect(
+            environment.nats_url,
+            name=f"{environment.pool}/{environment.pod}",
+            credentials=environment.nats_creds,
+        )
+        ends.push_async_callback(store.close)
+        ends.push_async_callback(close_offload)
         start = f"{settings.chance.getrandbits(64):016x}"
-        http_port = environment.http_port
-
-        def not_ready() -> str:
-            return "starting" if worker is None else worker.not_ready
-
         identity = Identity(PodName(environment.pod), start, config.version)
         worker = Worker(store, settings, identity, drain_seconds=config.drain_seconds)
-        health = Health(registry(worker.collector), not_ready)
-        port = await health.open(environment.pod_ip, http_port)
+        own = registry(worker.collector, instruments)
+        health = Health(own, lambda: worker.not_ready)
+        ends.push_async_callback(health.close)
+        port = await health.open(environment.pod_ip, environment.http_port)
         worker.members.describe(metrics=f"{environment.pod_ip}:{port}")
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, worker.stop)
         loop.add_signal_handler(signal.SIGINT, partial(worker.stop, at_once=True))
-        try:
-            await worker.run()
-        finally:
-            await health.close()
-    finally:
-        await store.close()
+        if environment.metrics_push:
+            push = Push(environment.metrics_push.split(","), partial(generate_latest, own))
+            pushing = loop.create_task(push.run(), name="metrics push")
+            ends.push_async_callback(_ended, pushing)
+        await worker.run()
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def mesh_buckets(mesh: str) -> tuple[str, str, str]:

@@ -79,8 +79,8 @@ class AgentSpec(Model):
 
     type: AgentType
     """Name in addresses and subscriptions; it belongs to one pool of a mesh."""
-    entrypoint: Annotated[str, Field(pattern=ENTRYPOINT_PATTERN, max_length=256)]
-    """Where its class is: module:Class."""
+    entrypoint: Annotated[str, Field(pattern=ENTRYPOINT_PATTERN, max_length=256)] | None = None
+    """Where its class is: module:Class. Without it a package in the image registers the type."""
     durability: Durability | None = None
     """committed: each turn is one durable commit. none: nothing is recorded, replies go out at once. Without it as the
     class says, else committed."""

@@ -112,7 +112,7 @@ BAD: list[tuple[str, Json, str]] = [
     ("sixty-five agent types", pool(agents=[agent(type=f"t{number}") for number in range(65)]), "spec.agents"),
     ("an agent type twice", pool(agents=[AGENT, AGENT]), "spec.agents"),
     ("an agent without type", pool(agents=[{"entrypoint": "flights:Airport"}]), "spec.agents[0].type"),
-    ("an agent without entrypoint", pool(agents=[AGENT, {"type": "b"}]), "spec.agents[1].entrypoint"),
+    ("an empty entrypoint", pool(agents=[AGENT, agent(type="b", entrypoint="")]), "spec.agents[1].entrypoint"),
     ("an agent type with a slash", pool(agents=[agent(type="a/b")]), "spec.agents[0].type"),
     ("an agent type of 64", pool(agents=[agent(type="x" * 64)]), "spec.agents[0].type"),
     ("an agent type that ends in a line break", pool(agents=[agent(type="a\n")]), "spec.agents[0].type"),
