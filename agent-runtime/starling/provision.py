@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from starling.core import limits
 from starling.core.ids import PoolName, ShardId
 from starling.core.membership import ShardMap
-from starling.core.names import INCARNATION_METADATA, MeshNames, PoolNames, bucket_stream, bucket_subject
+from starling.core.names import INCARNATION_METADATA, MeshNames, PoolNames, agents_key, bucket_stream, bucket_subject
 from starling.core.record import born
 from starling.core.routes import ROUTES_KEY, Routes
 from starling.errors import JournalLost, OutcomeUnknown
@@ -142,6 +142,7 @@ async def remove_pool(store: Store, mesh: str, pool: PoolName, shards: int) -> N
         await store.delete_stream(names.journal(shard))
     await store.delete_stream(bucket_stream(names.table))
     await store.delete_stream(names.dead_letters)
+    await (await store.publish(bucket_subject(mesh_names.routes, agents_key(pool)), b"", {"KV-Operation": "DEL"}))
 
 
 async def read_routes(store: Store, mesh: str) -> tuple[int, Routes]:

@@ -12,7 +12,7 @@ from starling.core.ids import PoolName
 from starling.core.names import MeshNames
 from starling.core.severity import Severity
 from starling.engine.dead import DeadLetter
-from starling.errors import DecodeError, SpecError
+from starling.errors import DecodeError, SpecError, UnknownPool
 from starling.ports.store import Message, Store
 
 PAGE: Final = 50
@@ -156,7 +156,7 @@ class DeadLetters:
 
     async def each(self, wanted: Filter | None = None) -> AsyncIterator[Letter]:
         """Yield the letters that fit, oldest first; what comes meanwhile as well."""
-        replaying = await self._under_way()
+        replaying = await self.under_way()
         first = 1
         while page := await self._store.page(self._names.dead_letters, self._names.dead_subject, first):
             for message in page:
@@ -170,7 +170,7 @@ class DeadLetters:
         page = await self._store.page(self._names.dead_letters, self._names.dead_subject, number)
         if number < 1 or not page or page[0].sequence != number:
             raise SpecError("letter", f"pool {self.pool} has no dead letter {number}; `starling dead list` shows them")
-        return self._letter(page[0], await self._under_way())
+        return self._letter(page[0], await self.under_way())
 
     async def last(self) -> int:
         """Return the number of the newest letter, 0 when there is none."""
@@ -200,10 +200,10 @@ class DeadLetters:
         """Return how full the stream is."""
         info = await self._store.stream_info(self._names.dead_letters)
         if info is None:
-            return Fill(0, None, 0, None)
+            raise UnknownPool(f"there is no stream {self._names.dead_letters}")
         return Fill(info.messages, info.max_messages, info.size_bytes, info.max_bytes)
 
-    async def _under_way(self) -> Mapping[int, float]:
+    async def under_way(self) -> Mapping[int, float]:
         """Letters that are being put back: number to the time at which that began."""
         found: dict[int, float] = {}
         first = 1

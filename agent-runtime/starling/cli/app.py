@@ -10,13 +10,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from starling.cli import dead, messages
+from starling.cli import agents, dead, doctor, drain, messages, status, tail
 from starling.cli.common import run
 from starling.errors import MeshError, SpecError, Unreachable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Durable agents on NATS and Kubernetes.")
 app.add_typer(dead.app, name="dead")
 messages.register(app)
+for command in (status.status, tail.tail, doctor.doctor, drain.drain, agents.agents):
+    app.command()(command)
 
 
 @app.command()

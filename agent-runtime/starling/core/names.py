@@ -136,6 +136,10 @@ class PoolNames(NamedTuple):
         """Liveness subject of a pod: it answers; without responders the process is gone."""
         return f"st.{self.mesh}.{self.pool}.alive.{pod}"
 
+    def drain(self, pod: PodName | str) -> str:
+        """A person asks the pod to be emptied (`b""`), or not to be any more (`b"undo"`); it answers."""
+        return f"st.{self.mesh}.{self.pool}.drain.{pod}"
+
     @property
     def wake(self) -> str:
         return f"st.{self.mesh}.{self.pool}.wake"
@@ -176,6 +180,11 @@ def mark_key(shard: ShardId) -> str:
 
 def member_key(pool: PoolName, pod: PodName) -> str:
     return f"{pool}.{pod}"
+
+
+def agents_key(pool: PoolName) -> str:
+    """Key of the routes' bucket under which the pods of a pool describe their agents."""
+    return f"agents.{pool}"
 
 
 def topic_subject(mesh: str, topic: TopicId) -> str:

@@ -34,6 +34,7 @@ from starling.node.members import Members
 from starling.node.metrics import WorkerCollector, registry
 from starling.node.ownership import Ownership
 from starling.node.push import Push
+from starling.node.registry import publish_agents
 from starling.node.routing import watch_routes
 from starling.node.settings import PoolConfig, WorkerSettings
 from starling.node.states import RunState
@@ -143,6 +144,11 @@ class Worker:
             background.add(task)
             task.add_done_callback(background.discard)
 
+        def drain(asked: Signal) -> None:
+            if not self._stop.is_set():
+                self.members.describe(draining=asked.data != b"undo")
+            alive(asked)
+
         async with AsyncExitStack() as ends:
             ends.callback(self._is, RunState.STOPPED)
             ends.push_async_callback(self._producer.close)
@@ -150,6 +156,7 @@ class Worker:
             await self._calls.open()
             for subject, heard in (
                 (names.alive(self.members.own.pod), alive),
+                (names.drain(self.members.own.pod), drain),
                 (names.free("*"), self.ownership.heard_free),
                 (names.taken("*"), self.ownership.heard_taken),
             ):
@@ -256,6 +263,10 @@ async def serve(environment: WorkerSettings) -> None:
             push = Push(environment.metrics_push.split(","), partial(generate_latest, own))
             pushing = loop.create_task(push.run(), name="metrics push")
             ends.push_async_callback(_ended, pushing)
+        describing = loop.create_task(
+            publish_agents(store, settings.mesh, settings.pool, agents.values()), name="description of the agents"
+        )
+        ends.push_async_callback(_ended, describing)
         await worker.run()
 
 

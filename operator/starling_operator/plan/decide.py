@@ -120,6 +120,8 @@ def _usable(wish: PoolWish, seen: PoolSeen, desired: int, leaving: Sequence[PodV
     for pod in sorted(seen.pods, key=lambda p: p.ordinal):
         if pod.name in gone or pod.phase in ("terminating", "failed"):
             continue
+        if pod.member is not None and pod.member.draining:
+            continue  # it leaves, or somebody asked for it to be emptied
         lost = pod.gone_for is not None and pod.gone_for >= wish.member_grace
         if not lost and (pod.is_ready or pod.name in named):
             usable.append(pod.name)

@@ -94,6 +94,12 @@ class Connection:
         return self._since if self._client.is_connected else None
 
     @property
+    def server_version(self) -> str:
+        """Version of the server we are connected to."""
+        version = self._client.connected_server_version
+        return f"{version.major}.{version.minor}.{version.patch}"
+
+    @property
     def max_payload(self) -> int:
         """Bytes that one message may have, headers included, as the server says."""
         return self._client.max_payload

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from nats.aio.msg import Msg
 
@@ -13,9 +14,9 @@ from starling.adapters.nats.acks import Acks
 from starling.adapters.nats.connection import Connection
 from starling.adapters.nats.direct import DirectGets
 from starling.adapters.nats.reader import NatsReader
-from starling.adapters.nats.requests import Requests
+from starling.adapters.nats.requests import ApiError, Requests
 from starling.adapters.nats.streams import Streams
-from starling.errors import SpecError
+from starling.errors import SpecError, Unreachable
 from starling.ports.store import (
     Answer,
     Expect,
@@ -52,6 +53,15 @@ async def connect(url: str, *, name: str, credentials: Path | None = None, timeo
     return store
 
 
+class ServerFacts(NamedTuple):
+    """What a server says of itself. stored_bytes: of our account, on disk; limit_bytes: 0 for none that it tells."""
+
+    version: str
+    jetstream: bool
+    stored_bytes: int = 0
+    limit_bytes: int = 0
+
+
 class NatsStore:
     """One connection and what runs over it; made by `connect`."""
 
@@ -75,6 +85,20 @@ class NatsStore:
     @property
     def connected_since(self) -> float | None:
         return self._connection.connected_since
+
+    async def server(self) -> ServerFacts:
+        """Ask the server about itself. Raises Unreachable when it is away; without JetStream the facts say so."""
+        version = self._connection.server_version
+        if self._connection.connected_since is None:
+            raise Unreachable("not connected to NATS")
+        try:
+            account = await self._requests.api("INFO")
+        except (Unreachable, ApiError):
+            if self._connection.connected_since is None:
+                raise
+            return ServerFacts(version, jetstream=False)
+        limit = account.get("limits", {}).get("max_storage", -1)
+        return ServerFacts(version, jetstream=True, stored_bytes=account["storage"], limit_bytes=max(0, limit))
 
     async def publish(
         self, subject: str, data: bytes, headers: Headers | None = None, expect: Expect | None = None
