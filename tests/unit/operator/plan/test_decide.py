@@ -98,7 +98,7 @@ def test_a_pod_that_is_not_ready_gets_nothing() -> None:
         (absent(1, gone_for=1.9, phase="running"), False),
         (absent(1, gone_for=2.0, phase="running"), True),
         (absent(1, gone_for=2.0), True),
-        (pod(1, (1, 3, 5, 7), draining=True), False),
+        (pod(1, (1, 3, 5, 7), draining=True), True),
         (pod(1, (1, 3, 5, 7), phase="terminating"), True),
         (absent(1, phase="failed"), True),
         (absent(1, phase="starting"), False),
