@@ -191,6 +191,6 @@ async def _agents_go_with_their_pool(shop: Shop) -> None:
     (shop.manifests / "shop.yaml").write_text(text.split("\n---\n")[0])
 
     async def are_gone() -> bool:
-        return (await shop.starling("agents", "--json")).json == []
+        return bool((await shop.starling("agents", "--json")).json == [])
 
     await until(are_gone, bound=30.0)

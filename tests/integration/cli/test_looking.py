@@ -49,7 +49,7 @@ async def test_status_of_a_pool_without_pods_tells_what_waits(nats_server: Embed
 
         async def is_handled() -> bool:
             (pool,) = (await mesh.starling("status", "--json")).json["pools"]
-            return pool["waiting"] == 0 and pool["owned"] == 2
+            return bool(pool["waiting"] == 0 and pool["owned"] == 2)
 
         await until(is_handled)
 
