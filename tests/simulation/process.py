@@ -152,10 +152,6 @@ class Process:
         if self.is_alive and where in self.owned:
             self.owned[where].release()
 
-    def serves(self, where: Where) -> bool:
-        """Whether it believes to own the shard, and serves it."""
-        return self.is_alive and where in self.owned and self.owned[where].serving.is_set()
-
     @property
     def is_idle(self) -> bool:
         return all(shard.is_idle for shard in self.owned.values()) and len(self.owned) == len(self._holding)

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from starling.adapters.memory import Trip, Weather
 
+OPERATOR = "operator"
+"""The client whose messages always arrive: the simulated operator is not under test here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Faults:
@@ -65,7 +68,7 @@ class Storm(Weather):
 
     def publish(self, client: str, subject: str) -> Trip:
         self.on_publish(client, subject)
-        trip = self._trip()
+        trip = Trip(0.001, 0.001) if client == OPERATOR else self._trip()
         if self._trace is not None:
             self._trace(f"{client} publishes {subject} {_words(trip)}")
         return trip
@@ -89,7 +92,7 @@ class Storm(Weather):
         return Trip(pause, self._pause())
 
     def request(self, client: str) -> Trip:
-        if self.calm:
+        if self.calm or client == OPERATOR:
             return Trip(0.001, 0.001)
         if self._chance.random() < self._faults.request:
             return Trip(None, None) if self._chance.random() < 0.5 else Trip(self._pause(), None)
@@ -104,7 +107,7 @@ class Storm(Weather):
         return 0.001 if self.calm else self._pause()
 
     def replica(self, client: str, stream: str) -> tuple[int, int] | None:
-        if self._chance.random() >= self._faults.lag:
+        if client == OPERATOR or self._chance.random() >= self._faults.lag:
             return None
         behind = 0 if self.calm else self._chance.randint(0, self._faults.behind)
         return self._chance.randint(0, 1), behind

@@ -15,7 +15,7 @@ from starling.core.names import MeshNames, bucket_stream, bucket_subject
 from starling.core.overlay import Overlay, TableValue
 from starling.core.record import Cell
 from starling.core.retry import RetryPolicy
-from starling.engine.journal import last_record
+from starling.engine.journal import Journal, last_record
 from starling.engine.table import Table
 from starling.errors import Unreachable
 from starling.provision import PoolStreams, provision_pool
@@ -52,7 +52,7 @@ async def owner(weather: Weather) -> tuple[MemoryStore, Table]:
     """Return a shard's table in the hands of its owner, and the connection."""
     store = MemoryServer(weather=weather).connect("owner")
     await provision_pool(store, "m", PoolStreams(POOL, shards=1), known=None, chance=random.Random(1))
-    table = Table(store, NAMES, SHARD, Epoch(1), Overlay())
+    table = Table(store, NAMES, SHARD, Epoch(1), Overlay(), Journal(store, NAMES, SHARD, 100))
     await table.mark()
     return store, table
 

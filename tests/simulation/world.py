@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
-from starling.adapters.memory import MemoryServer
+from starling.adapters.memory import MemoryServer, MemoryStore
 from starling.agent import definition
 from starling.client import Mesh
 from starling.core import limits
@@ -15,6 +16,7 @@ from starling.core.ids import AgentId, PoolName, ShardId, shard_of
 from starling.core.names import MeshNames
 from starling.core.routes import PoolRoute, Routes, SubscriptionRoute
 from starling.engine.dead import DeadLetter
+from starling.engine.shard import OwnedShard
 from starling.errors import CallFailed, MailboxFull, MeshError, OutcomeUnknown
 from starling.provision import PoolStreams, provision_mesh, provision_pool, write_routes
 
@@ -31,27 +33,47 @@ REST_BOUND = 200.0
 """Virtual seconds within which everything must have come to rest once the weather is calm."""
 
 
+class Simulated(Protocol):
+    """A process of the world, however it comes to its shards."""
+
+    name: str
+    store: MemoryStore
+    is_alive: bool
+
+    def kill(self) -> None: ...
+    def jump(self, seconds: float) -> None: ...
+
+    @property
+    def owned(self) -> Mapping[Where, OwnedShard]: ...
+
+    @property
+    def is_idle(self) -> bool: ...
+
+
 class World:
-    """Everything of one seed. problems: what went wrong so far."""
+    """Everything of one seed; subclasses say what processes there are and what befalls them.
+
+    problems: what went wrong so far.
+    """
 
     def __init__(self, seed: int, loop: VirtualLoop, trace: Callable[[str], None] | None) -> None:
         self.seed = seed
         self.loop = loop
         self.trace = trace
         self.problems: list[str] = []
-        self._chance = random.Random(f"world {seed}")
-        self.storm = Storm(random.Random(f"storm {seed}"), Faults.draw(self._chance), trace)
+        self.chance = random.Random(f"world {seed}")
+        self.storm = Storm(random.Random(f"storm {seed}"), Faults.draw(self.chance), trace)
         self.server = MemoryServer(wall=lambda: EPOCH + loop.time(), weather=self.storm)
         self.plan = Plan(
             random.Random(f"plan {seed}"),
-            clients=self._chance.choice((1, 2)),
-            roots=self._chance.choice((3, 6, 12)),
+            clients=self.chance.choice((1, 2)),
+            roots=self.chance.choice((3, 6, 12)),
             most=40,
             seconds=STORM_SECONDS / 2,
         )
         self.ending = Ending()
         self.pools: dict[PoolName, Pool] = {}
-        self.processes: list[Process] = []
+        self.processes: list[Simulated] = []
         self._starts = 0
         self._clients: list[Mesh] = []
         self._senders: list[asyncio.Task[None]] = []
@@ -73,10 +95,9 @@ class World:
         self.storm.calm = True
         await self._provision()
         self.storm.calm = False
-        for _ in range(self._chance.choice((1, 2, 3))):
-            self._start()
+        await self.begin()
         await self._send_all()
-        await self._adversary()
+        await self.trouble()
         await self._come_to_rest()
         if not self.problems:
             await self._audit()
@@ -91,8 +112,8 @@ class World:
         admin = self.server.connect("admin")
         await provision_mesh(admin, MESH)
         for name, agent_type in zip(("ones", "twos"), TYPES, strict=True):
-            spec = PoolStreams(PoolName(name), shards=self._chance.choice((1, 2)), dedupe_window=limits.DEDUPE_WINDOW)
-            incarnation = await provision_pool(admin, MESH, spec, known=None, chance=self._chance)
+            spec = PoolStreams(PoolName(name), shards=self.chance.choice((1, 2)), dedupe_window=limits.DEDUPE_WINDOW)
+            incarnation = await provision_pool(admin, MESH, spec, known=None, chance=self.chance)
             self.pools[spec.pool] = Pool(spec.pool, agent_type, spec.shards, incarnation, spec.dedupe_window)
         routes = Routes(
             pools={p.name: PoolRoute(p.name, p.shards, p.incarnation) for p in self.pools.values()},
@@ -101,27 +122,48 @@ class World:
         )
         await write_routes(admin, MESH, routes, over=0)
 
-    def _start(self) -> Process:
+    def new_name(self, kind: str) -> str:
+        """Return a name that no process has had."""
         self._starts += 1
-        name = f"p{self._starts}"
+        return f"{kind}{self._starts}"
+
+    def start_process(self) -> Process:
+        """Start a process that takes shards when it is told to."""
+        name = self.new_name("p")
         process = Process(
             self.server,
             name,
             self.pools,
             chance=random.Random(f"{name} {self.seed}"),
-            offset=self._chance.choice((0.0, 0.0, -3.0, 5.0)),
+            offset=self.chance.choice((0.0, 0.0, -3.0, 5.0)),
             failed=self.fail,
         )
         self.processes.append(process)
         self.say(f"{name} starts")
         return process
 
+    # -- what subclasses say
+
+    async def begin(self) -> None:
+        """Start the first processes."""
+        raise NotImplementedError
+
+    async def trouble(self) -> None:
+        """Let things happen until `STORM_SECONDS`."""
+        raise NotImplementedError
+
+    def keep_owned(self) -> None:
+        """Called now and then while the world comes to rest, so that every shard has an owner."""
+        raise NotImplementedError
+
+    # -- what is there
+
     @property
     def shards(self) -> list[Where]:
         return [(pool.name, ShardId(n)) for pool in self.pools.values() for n in range(pool.shards)]
 
     @property
-    def living(self) -> list[Process]:
+    def living(self) -> list[Simulated]:
         return [process for process in self.processes if process.is_alive]
 
     # -- workload
@@ -181,33 +223,22 @@ class World:
         for key in keys:
             self.ending.accepted[key] = True
 
-    # -- adversary
+    # -- what may happen to a process
 
-    async def _adversary(self) -> None:
-        """Take, release, kill, cut, freeze and set clocks at random until the storm is over."""
-        chance = self._chance
-        wildness = chance.choice((0.3, 1.0, 2.0))
-        for where in self.shards:
-            chance.choice(self.living).take(where)
-        while self.loop.time() < STORM_SECONDS:
-            await asyncio.sleep(min(1.0, chance.expovariate(1.0 / wildness)))
-            chance.choice(ACTS)(self, chance.random())
-            if chance.random() < 0.5:
-                self._keep_owned()
-
-    def _kill(self, process: Process) -> None:
+    def kill(self, process: Simulated) -> None:
+        """End a process without a goodbye."""
         if process.is_alive:
             self.say(f"{process.name} is killed")
             process.kill()
-            if not self.living:
-                self._start()
 
-    def _freeze(self, process: Process, seconds: float) -> None:
+    def freeze(self, process: Simulated, seconds: float) -> None:
+        """Stop a process, and let it go on later as if nothing had happened."""
         self.say(f"{process.name} is frozen for {seconds:.1f} s")
         self.loop.freeze(process.name)
         self.loop.call_later(seconds, self.loop.thaw, process.name)
 
-    def _cut(self, process: Process, seconds: float) -> None:
+    def cut(self, process: Simulated, seconds: float) -> None:
+        """Cut a process off from the store, which goes on."""
         self.say(f"{process.name} is cut off for {seconds:.1f} s")
         process.store.cut()
         self.loop.call_later(seconds, lambda: process.store.mend() if process.is_alive else None)
@@ -227,19 +258,18 @@ class World:
             if self.loop.time() > end:
                 self.fail(f"not at rest after {REST_BOUND:g} s: {self._unrest()}")
                 return
-            self._keep_owned()
+            self.keep_owned()
             await asyncio.sleep(0.5)
         self.say("at rest")
 
-    def _keep_owned(self) -> None:
-        for where in self.shards:
-            if not any(process.serves(where) for process in self.living):
-                self._chance.choice(self.living).take(where)
+    def serves(self, process: Simulated, where: Where) -> bool:
+        """Whether a process believes to own the shard, and serves it."""
+        return process.is_alive and where in process.owned and process.owned[where].serving.is_set()
 
     def _is_at_rest(self) -> bool:
         return (
             all(sender.done() for sender in self._senders)
-            and all(sum(process.serves(where) for process in self.living) == 1 for where in self.shards)
+            and all(sum(self.serves(process, where) for process in self.living) == 1 for where in self.shards)
             and all(process.is_idle for process in self.living)
             and not self._dirty()
         )
@@ -264,11 +294,11 @@ class World:
         """End every process; a fresh one takes all shards and must find what was committed."""
         for process in self.living:
             process.kill()
-        auditor = self._start()
+        auditor = self.start_process()
         for where in self.shards:
             auditor.take(where)
         end = self.loop.time() + REST_BOUND
-        while not all(auditor.serves(where) for where in self.shards):
+        while not all(self.serves(auditor, where) for where in self.shards):
             if self.loop.time() > end:
                 self.fail("a fresh process could not take every shard at rest")
                 return
@@ -301,65 +331,6 @@ class World:
         yield from checks.order(self.plan, self.ending)
         yield from checks.journals(self.server, self.pools.values())
         yield from checks.tables(self.server, self.pools.values(), at_rest=True)
-
-
-Act = Callable[[World, float], None]
-
-
-def _take(world: World, drawn: float) -> None:
-    world._chance.choice(world.living).take(world._chance.choice(world.shards))
-
-
-def _release(world: World, drawn: float) -> None:
-    where = world._chance.choice(world.shards)
-    world.say(f"{where} is released")
-    world._chance.choice(world.living).release(where)
-
-
-def _kill(world: World, drawn: float) -> None:
-    world._kill(world._chance.choice(world.living))
-
-
-def _kill_at_publish(world: World, drawn: float) -> None:
-    """Kill a process right after it has handed its n-th message over, or just when it arrives."""
-    process = world._chance.choice(world.living)
-    left = world._chance.randint(1, 6)
-    delay = world._chance.choice((0.0, 0.001, 0.003))
-
-    def count(client: str, subject: str) -> None:
-        nonlocal left
-        left -= client == process.name
-        if not left:
-            world.loop.call_later(delay, world._kill, process)
-
-    world.storm.on_publish = count
-
-
-def _start(world: World, drawn: float) -> None:
-    if len(world.living) < 3:
-        world._start()
-
-
-def _cut(world: World, drawn: float) -> None:
-    world._cut(world._chance.choice(world.living), drawn * 15.0)
-
-
-def _cut_all(world: World, drawn: float) -> None:
-    """The store restarts: everybody is cut off for a moment."""
-    for process in world.living:
-        world._cut(process, 0.2 + drawn)
-
-
-def _freeze(world: World, drawn: float) -> None:
-    world._freeze(world._chance.choice(world.living), drawn * 6.0)
-
-
-def _jump(world: World, drawn: float) -> None:
-    world._chance.choice(world.living).jump((drawn - 0.5) * 20.0)
-
-
-ACTS: tuple[Act, ...] = (_take, _take, _take, _release, _kill, _kill_at_publish, _start, _cut, _cut_all, _freeze, _jump)
-"""What the adversary does, one at a time; drawn: a number from 0 to 1 of its own."""
 
 
 def _text(error: BaseException) -> str:
