@@ -24,6 +24,7 @@ from starling.messages import decode, encode
 from starling.node.routing import watch_routes
 from starling.ports.store import Store
 from starling.proxies import client_proxy
+from starling.tracing import tracing
 
 A = TypeVar("A", bound=Agent[Any])
 
@@ -50,7 +51,8 @@ class Mesh:
         self._watch: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Hear the routes and listen for replies. Raises Unreachable."""
+        """Hear the routes and listen for replies; an SDK for traces is configured by now, or never. Raises Unreachable."""
+        self._producer.tracing = tracing(self._wall)
         await self._calls.open()
         self._watch = asyncio.get_running_loop().create_task(
             watch_routes(self._store, self._mesh, self._routes), name="routes"

@@ -8,6 +8,7 @@ the span of its turn `stored` (in its mailbox), `received`, `handler start`, `ca
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, TypeVar
 
@@ -116,6 +117,10 @@ class Sending:
     def happened(self, stage: str) -> None:
         """Note a stage of the message's way."""
         self.span.add_event(stage, timestamp=self._now())
+
+    def stored(self, done: asyncio.Future[Any]) -> None:
+        """End with the future that waits for the message to be stored."""
+        self.ended(None if done.cancelled() else done.exception())
 
     def ended(self, error: BaseException | None = None) -> None:
         """End the span; error: why the message did not get where it should, or what a call raised."""

@@ -23,6 +23,7 @@ from starling.core.names import MESSAGE_ID, VERSION, Inlet, Lane, MeshNames, Ori
 from starling.core.routes import Target
 from starling.errors import MailboxFull, OutcomeUnknown, TooLarge, UnknownPool, Unreachable
 from starling.ports.store import Refused, Store, Stored, Unknown
+from starling.tracing import Sending, Tracing
 
 FRAME_BYTES = 256 * limits.KIB
 FRAME_MESSAGES = 1024
@@ -41,6 +42,7 @@ class _Waiting(NamedTuple):
     message_id: str
     future: asyncio.Future[Accepted]
     patient: bool
+    sending: Sending | None = None
 
 
 class _Lane:
@@ -59,6 +61,8 @@ class Producer:
         self._chance = chance
         self._lanes: dict[tuple[PoolName, ShardId, Lane], _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self.tracing: Tracing | None = None
+        """Makes a span of each message that has none yet; None without an SDK."""
 
     def put(
         self,
@@ -68,16 +72,23 @@ class Producer:
         user_id: str | None,
         lane: Lane = Lane.NORMAL,
         patient: bool = False,
+        sending: Sending | None = None,
     ) -> asyncio.Future[Accepted]:
         """Queue one envelope behind those to the same shard; the future ends when it is stored.
 
         user_id: makes a repeat within the dedupe window count once. patient: while the mailbox is full it waits for
         room, and what is behind it waits too. The future raises MailboxFull, UnknownPool, TooLarge (nothing was stored)
         and OutcomeUnknown when nobody can say by the end of the dedupe window. Bound the wait: while the store is
-        away it goes on.
+        away it goes on. sending: the message's span, which the caller ends.
         """
         message_id = "" if user_id is None else self._unique(envelope, user_id)
-        return self._queue((target.pool.pool, target.shard, lane), [envelope.pack()], message_id, patient)
+        key = (target.pool.pool, target.shard, lane)
+        if self.tracing is not None and sending is None:
+            sending = self.tracing.sending(envelope, target)
+            future = self._queue(key, [envelope.pack()], message_id, patient, sending)
+            future.add_done_callback(sending.stored)
+            return future
+        return self._queue(key, [envelope.pack()], message_id, patient, sending)
 
     def put_frame(
         self,
@@ -97,14 +108,19 @@ class Producer:
         return self._queue((pool, shard, lane), packed, message_id, patient)
 
     def _queue(
-        self, key: tuple[PoolName, ShardId, Lane], packed: Sequence[bytes], message_id: str, patient: bool
+        self,
+        key: tuple[PoolName, ShardId, Lane],
+        packed: Sequence[bytes],
+        message_id: str,
+        patient: bool,
+        sending: Sending | None = None,
     ) -> asyncio.Future[Accepted]:
         entry = self._lanes.get(key)
         if entry is None:
             entry = self._lanes[key] = _Lane()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Accepted] = loop.create_future()
-        entry.waiting.append(_Waiting(packed, sum(map(len, packed)), message_id, future, patient))
+        entry.waiting.append(_Waiting(packed, sum(map(len, packed)), message_id, future, patient, sending))
         if entry.task is None:
             entry.task = loop.create_task(self._drain(key, entry), name=f"produce to {key}")
             self._tasks.add(entry.task)
@@ -158,6 +174,10 @@ class Producer:
         message_id = batch[0].message_id or f"{self._chance.getrandbits(128):032x}"
         headers = {MESSAGE_ID: message_id, VERSION: str(limits.WIRE_VERSION)}
         body = frame_body(packed for item in batch for packed in item.packed)
+        if self.tracing is not None:
+            for item in batch:
+                if item.sending is not None:
+                    item.sending.happened("sent")
         loop = asyncio.get_running_loop()
         pause = 0.02
         maybe_stored: float | None = None  # when the first try was sent whose outcome is unknown

@@ -13,6 +13,7 @@ from starling.core.ids import PodName, PoolName
 from starling.core.names import MeshNames, PoolNames
 from starling.core.retry import RetryPolicy
 from starling.engine.faults import Passed, no_fault
+from starling.tracing import Tracing
 
 if TYPE_CHECKING:
     from starling.agent import AgentDefinition
@@ -40,7 +41,7 @@ class PoolSettings:
     """What all shards of a pool in this process have in common.
 
     wall: seconds since 1970; timer: seconds of a monotonic clock, for measuring only; chance: jitter and ids;
-    passed: told of the points at which tests let a process die.
+    passed: told of the points at which tests let a process die; tracing: None without an SDK.
     """
 
     mesh: str
@@ -57,6 +58,7 @@ class PoolSettings:
     dedupe_window: float = limits.DEDUPE_WINDOW
     move_wait: float = limits.MOVE_WAIT
     passed: Passed = no_fault
+    tracing: Tracing | None = None
 
     @property
     def names(self) -> PoolNames:

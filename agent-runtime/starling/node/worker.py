@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from prometheus_client.exposition import generate_latest
@@ -41,6 +41,7 @@ from starling.node.states import RunState
 from starling.node.telemetry import traces
 from starling.offload import close_offload
 from starling.ports.store import Signal, Store
+from starling.tracing import tracing
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Worker:
         *,
         drain_seconds: float = limits.DRAIN,
     ) -> None:
+        settings = replace(settings, tracing=settings.tracing or tracing(settings.wall))
         self._store = store
         self._settings = settings
         self._drain_seconds = drain_seconds
@@ -74,6 +76,7 @@ class Worker:
         self.routes = RoutesView()
         producer_name = f"{settings.pool}/{identity.pod}/{identity.start}"
         self._producer = Producer(store, settings.mesh, producer_name, settings.chance)
+        self._producer.tracing = settings.tracing
         self._calls = Calls(
             store, settings.mesh, self._producer, self.routes, wall=settings.wall, chance=settings.chance
         )
