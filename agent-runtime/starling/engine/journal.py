@@ -11,7 +11,7 @@ from starling.core.names import PoolNames
 from starling.core.record import Kind, Record
 from starling.core.replay import Replay
 from starling.engine.faults import Passed, Point, no_fault
-from starling.errors import Fenced, JournalLost, OutcomeUnknown, TooLarge, Unreachable
+from starling.errors import Fenced, JournalLost, OutcomeUnknown, TooLarge, UnknownPool, Unreachable
 from starling.ports.store import Expect, Refused, Store, Stored
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,10 @@ class Journal:
 
 async def last_record(store: Store, names: PoolNames, shard: ShardId) -> tuple[int, Record]:
     """Return the last record and its sequence. Raises JournalLost when there is none, Unreachable."""
-    message = await store.last(names.journal(shard), names.journal_subject(shard))
+    try:
+        message = await store.last(names.journal(shard), names.journal_subject(shard))
+    except UnknownPool as error:
+        raise JournalLost(str(error)) from error
     if message is None:
         # A replica that lags may not have any record yet; what the stream says of itself comes from its leader.
         info = await store.stream_info(names.journal(shard))

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 LOOK: Final = 0.5
 """Seconds between looks at shards that are not ours, when nothing has happened."""
+LOST_LOOK: Final = 5.0
+"""Seconds between looks at a journal that is not there."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,8 @@ class _Slot:
     pause_until: float = 0.0
     fenced: int = 0
     lost: str = ""
+    stopped: bool = False
+    """Its data was found wrong after a take: it is not taken again by this process."""
     last_by_epoch: dict[int, int] = field(default_factory=dict)
 
 
@@ -201,7 +205,7 @@ class Ownership:
                 if should_release(slot.shard, self._owner.pod, slot.running.map_rev, self.map):
                     slot.running.release()
                 continue
-            if slot.task is None and now >= slot.pause_until and not slot.lost and self._may_matter(slot):
+            if slot.task is None and now >= slot.pause_until and not slot.stopped and self._may_matter(slot):
                 await self._consider(slot, now)
 
     def _may_matter(self, slot: _Slot) -> bool:
@@ -216,8 +220,10 @@ class Ownership:
     async def _consider(self, slot: _Slot, now: float) -> None:
         try:
             slot.last = await last_record(self._store, self._settings.names, slot.shard)
-        except JournalLost as error:
+            slot.lost = ""
+        except JournalLost as error:  # not there yet, or gone: somebody may bring it back
             self._lost(slot, error)
+            slot.pause_until = now + LOST_LOOK
             return
         except MeshError as error:
             log.debug("journal not readable", extra={"shard": slot.shard, "error": str(error)})
@@ -268,11 +274,16 @@ class Ownership:
             slot.fenced = 0
         except* JournalLost as group:
             self._lost(slot, group)
+            slot.stopped = True
         except* Fenced as group:
             self._pause(slot, _text(group))
         except* (RetryLater, MeshError) as group:
             log.warning("shard dropped, to be taken again", extra={"shard": slot.shard, "error": _text(group)})
             slot.pause_until = asyncio.get_running_loop().time() + 0.2
+        except* Exception as group:
+            # a mistake of ours: the other shards go on, and this one is tried again, but not in a hot loop
+            log.exception("shard dropped", exc_info=group, extra={"shard": slot.shard})
+            slot.pause_until = asyncio.get_running_loop().time() + limits.FENCED_PAUSE_FIRST
         finally:
             slot.running = None
             slot.task = None
@@ -294,8 +305,10 @@ class Ownership:
         log.info("fenced", extra={"shard": slot.shard, "error": why, "pause": pause})
 
     def _lost(self, slot: _Slot, error: BaseException) -> None:
-        slot.lost = _text(error)
-        log.error("shard stopped: its data is not what it should be", extra={"shard": slot.shard, "error": slot.lost})
+        text = _text(error)
+        if text != slot.lost:
+            slot.lost = text
+            log.error("shard stopped: its data is not what it should be", extra={"shard": slot.shard, "error": text})
 
     def _report(self) -> None:
         self._members.owns({shard: running.epoch for shard, running in self.owned.items()})
