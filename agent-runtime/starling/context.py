@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, cast
 
 from starling.core.ids import AgentId, TopicId
+from starling.core.priority import Priority
+from starling.core.recurrence import next_by_rule
 from starling.errors import SpecError
 from starling.messages import decode, encode
 
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from starling.agent import Agent
 
 A = TypeVar("A", bound="Agent[Any]")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 RESERVED_PREFIXES: Final = ("st-", "nats-", "traceparent", "tracestate")
 
@@ -27,11 +32,29 @@ Target = AgentId | Addressed
 
 
 class Outgoing(Protocol):
-    """What the runtime does with what a turn sends."""
+    """What the runtime does with what a turn asks for. not_before: milliseconds since 1970, 0 for at once."""
 
-    def send(self, target: AgentId, type_name: str, body: bytes, headers: Mapping[str, str]) -> None: ...
+    def send(
+        self, target: AgentId, type_name: str, body: bytes, headers: Mapping[str, str], priority: int, not_before: int
+    ) -> str: ...
 
-    def publish(self, topic: TopicId, type_name: str, body: bytes, headers: Mapping[str, str]) -> None: ...
+    def publish(
+        self, topic: TopicId, type_name: str, body: bytes, headers: Mapping[str, str], priority: int, not_before: int
+    ) -> None: ...
+
+    def cancel(self, target: AgentId, message_id: str) -> None: ...
+
+    def set_timer(self, name: str, type_name: str, body: bytes, at: float, every: float, cron: str) -> None: ...
+
+    def cancel_timer(self, name: str) -> None: ...
+
+    def destroy(self) -> None: ...
+
+    async def step(
+        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any: ...
+
+    def wall(self) -> float: ...
 
     async def call(
         self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
@@ -91,18 +114,100 @@ class Context:
     def idempotency_key(self) -> str:
         return f"{self.message_id}/{self.id}"
 
-    def send(self, target: Target, message: object, *, headers: Mapping[str, str] | None = None) -> None:
-        """Send to one agent when this turn commits, with the headers of our own message and these.
+    def send(
+        self,
+        target: Target,
+        message: object,
+        *,
+        headers: Mapping[str, str] | None = None,
+        priority: Priority = Priority.NORMAL,
+        delay: float = 0.0,
+        at: datetime | None = None,
+    ) -> str:
+        """Send to one agent when this turn commits, with the headers of our own message and these; return its id.
 
-        Raises UnknownAgentType, UnregisteredType, DecodeError naming the field, TooLarge, SpecError.
+        priority: order holds among low and normal messages, and among high and urgent ones; delay: seconds from now,
+        at: a time with its zone, one of the two, for a message that is handed over later. Raises UnknownAgentType,
+        UnregisteredType, DecodeError naming the field, TooLarge, SpecError.
         """
         type_name, body = encode(message)
-        self._outgoing.send(address(target), type_name, body, self._passed_on(headers))
+        not_before = later(self._outgoing.wall(), delay, at) if delay or at is not None else 0
+        return self._outgoing.send(address(target), type_name, body, self._passed_on(headers), priority, not_before)
 
-    def publish(self, topic: TopicId, message: object, *, headers: Mapping[str, str] | None = None) -> None:
+    def publish(
+        self,
+        topic: TopicId,
+        message: object,
+        *,
+        headers: Mapping[str, str] | None = None,
+        priority: Priority = Priority.NORMAL,
+        delay: float = 0.0,
+        at: datetime | None = None,
+    ) -> None:
         """Send to every agent that hears the topic, but ourselves, when this turn commits. Otherwise as `send`."""
         type_name, body = encode(message)
-        self._outgoing.publish(topic, type_name, body, self._passed_on(headers))
+        not_before = later(self._outgoing.wall(), delay, at) if delay or at is not None else 0
+        self._outgoing.publish(topic, type_name, body, self._passed_on(headers), priority, not_before)
+
+    def cancel(self, target: Target, message_id: str) -> None:
+        """Take back a message of `send` with a delay; nothing happens when it has been handed over already."""
+        self._outgoing.cancel(address(target), message_id)
+
+    def set_timer(
+        self,
+        name: str,
+        message: object,
+        *,
+        delay: float = 0.0,
+        at: datetime | None = None,
+        every: float = 0.0,
+        cron: str = "",
+    ) -> None:
+        """Send `message` to this agent at a time, also while it sleeps; set when this turn commits.
+
+        name: a timer of the same name is replaced. delay in seconds or at: the first time (default: after one
+        `every`, or when `cron` says, in UTC); every: seconds between two, at least 1; cron: five fields. Occurrences
+        that were missed are not made up for. Raises SpecError, and as `send`.
+        """
+        if not name or len(name.encode()) > MAX_TIMER_NAME:
+            raise SpecError("timer", f"{name!r} must have 1 to {MAX_TIMER_NAME} bytes")
+        if every and cron:
+            raise SpecError("timer", "give `every` or `cron`, not both")
+        if every and every < 1.0:
+            raise SpecError("every", f"is {every} s; give at least 1")
+        now = self._outgoing.wall()
+        first = later(now, delay, at) / 1000
+        if not first:
+            first = now + every if every else next_by_rule(cron, now) if cron else now
+        type_name, body = encode(message)
+        self._outgoing.set_timer(name, type_name, body, first, every, cron)
+
+    def cancel_timer(self, name: str) -> None:
+        """Take a timer back when this turn commits; nothing happens when there is none of that name."""
+        self._outgoing.cancel_timer(name)
+
+    def destroy(self) -> None:
+        """End this agent with this turn: its state, timers and delayed messages go in one commit.
+
+        A message that comes later finds a new agent.
+        """
+        self._outgoing.destroy()
+
+    async def step(self, function: Callable[P, Awaitable[T] | T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call the function once for all attempts of this turn: its result is saved before the turn goes on.
+
+        The result's type is read from the function's annotation. Only if the process ends between the call and the
+        save is it called again: give outside systems `idempotency_key`. Two steps of one function in a turn need
+        `named_step`. What it raises is not saved. Raises SpecError, DecodeError, TooLarge.
+        """
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        return cast("T", await self._outgoing.step(name, function, args, kwargs))
+
+    async def named_step(
+        self, name: str, function: Callable[P, Awaitable[T] | T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """As `step`, under a name of its own, unique in this turn."""
+        return cast("T", await self._outgoing.step(name, function, args, kwargs))
 
     async def call(
         self,
@@ -115,7 +220,8 @@ class Context:
         """Call another agent and return its answer, which comes after its commit.
 
         timeout: seconds; default is what is left of our own deadline, else 30. Raises UnknownAgentType,
-        CallCycle, CallTimeout, CantHandle, HandlerFailed. Overtakes what this turn has sent and not committed.
+        CallCycle, CallTimeout, CantHandle, HandlerFailed. A repeated turn makes the same calls and gets the same
+        answers.
         """
         if timeout is not None and not timeout > 0:
             raise SpecError("timeout", f"is {timeout!r} s; give more than 0, or None for the default")
@@ -155,6 +261,22 @@ class Context:
     def _passed_on(self, headers: Mapping[str, str] | None) -> Mapping[str, str]:
         own = checked_headers(headers)
         return {**self.headers, **own} if own else self.headers
+
+
+MAX_TIMER_NAME: Final = 128
+
+
+def later(now: float, delay: float, at: datetime | None) -> int:
+    """Return when a message is to be handed over, milliseconds since 1970; 0 for at once. Raises SpecError."""
+    if at is None:
+        if not delay >= 0:
+            raise SpecError("delay", f"is {delay!r} s; give 0 or more")
+        return int((now + delay) * 1000) if delay else 0
+    if delay:
+        raise SpecError("delay", "give `delay` or `at`, not both")
+    if at.tzinfo is None:
+        raise SpecError("at", f"{at.isoformat()} has no time zone; write datetime(..., tzinfo=UTC)")
+    return max(1, int(at.timestamp() * 1000))
 
 
 NO_HEADERS: Final[Mapping[str, str]] = {}

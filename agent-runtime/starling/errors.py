@@ -19,6 +19,8 @@ MeshError
 ├── CallFailed              the call came to an end without a result
 │   ├── CallTimeout         no answer by the deadline (also a TimeoutError)
 │   ├── CallCycle           the call would wait for one of its own callers
+│   ├── CallCancelled       its caller gave up on it
+│   ├── NotDeterministic    a repeated turn makes other calls than it made the first time
 │   └── HandlerFailed       the callee's handler raised: type name and text of the original
 ├── OutsideFailed           something outside the mesh failed a handler; `status` is its status code, if it has one
 │   ├── NetworkFailed       a service did not answer, or not well
@@ -28,6 +30,7 @@ MeshError
 ├── AgentConstructionError  an agent's factory or `__init__` raised, which is the cause
 ├── StateUnreadable         an agent's stored state does not load: the agent is parked until somebody repairs it
 ├── DoNotRetry              raised by a handler: this message goes to the dead letters at once
+├── WorkerLost              the process ended during every attempt: the message may be what ends it
 └── Fenced                  someone newer owns this shard: stop now, write nothing
     └── JournalLost         the shard's journal is gone or another one: a person is needed
 """
@@ -142,6 +145,14 @@ class CallCycle(CallFailed):
     """The call would have waited for one of its own callers; the text gives the path."""
 
 
+class CallCancelled(CallFailed):
+    """The caller gave up before the answer; what the callee had committed stays."""
+
+
+class NotDeterministic(CallFailed):
+    """A repeated turn makes another call than it made the first time, so that the saved answer is none to it."""
+
+
 class HandlerFailed(CallFailed):
     """The callee's handler raised.
 
@@ -194,6 +205,10 @@ class AgentConstructionError(MeshError):
 
 class DoNotRetry(MeshError):
     """Raised by a handler: the message becomes a dead letter without a further attempt."""
+
+
+class WorkerLost(MeshError):
+    """The process ended during every attempt at the message, which may be what ends it."""
 
 
 class Fenced(MeshError):

@@ -19,7 +19,7 @@ from starling.core.routes import ROUTES_KEY, Routes
 from starling.errors import JournalLost, OutcomeUnknown
 from starling.ports.store import Expect, Refused, Store, Stored, StreamInfo, StreamSpec, is_removal
 
-MEMBER_MARKER_TTL = 60.0
+MARKER_TTL = 60.0
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 
@@ -39,7 +39,7 @@ async def provision_mesh(store: Store, mesh: str, *, replicas: int = 1) -> None:
     """Make the buckets of a mesh; nothing happens to those that are there."""
     names = MeshNames(mesh)
     await store.ensure_bucket(names.maps, replicas=replicas)
-    await store.ensure_bucket(names.members, ttl=limits.MEMBER_TTL, marker_ttl=MEMBER_MARKER_TTL, replicas=replicas)
+    await store.ensure_bucket(names.members, ttl=limits.MEMBER_TTL, marker_ttl=MARKER_TTL, replicas=replicas)
     await store.ensure_bucket(names.routes, replicas=replicas)
 
 
@@ -57,7 +57,7 @@ async def provision_pool(
     for name, info in infos.items():
         _check(name, info, incarnation, known)
     metadata = ((INCARNATION_METADATA, incarnation),)
-    await store.ensure_bucket(names.table, replicas=spec.replicas)
+    await store.ensure_bucket(names.table, marker_ttl=MARKER_TTL, replicas=spec.replicas)
     await store.ensure_stream(dead_letter_stream(names, spec))
     for shard in map(ShardId, range(spec.shards)):
         journal, mailbox = shard_streams(names, shard, spec, metadata)

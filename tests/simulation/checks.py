@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from starling.adapters.memory import MemoryServer
+from starling.core.due import is_transient
 from starling.core.ids import AgentId, ShardId
 from starling.core.names import MeshNames, bucket_key, bucket_stream, parse_cell_key
 from starling.core.overlay import TableValue
 from starling.core.record import Cell, Kind, Record
-from starling.ports.store import Message
+from starling.ports.store import Message, is_removal
 
 from .plan import Action, Plan, children
 from .process import MESH, Pool
@@ -146,9 +147,14 @@ def tables(server: MemoryServer, pools: Iterable[Pool], *, at_rest: bool) -> Ite
             found = records(server, names.journal(shard))
             committed[shard] = {(at, key): cell for at, record in found for key, cell in record.cells.items()}
             newest.update({key: at for at, key in committed[shard]})
+            for (at, key), last in committed[shard].items():
+                if newest[key] == at and last.data is None and is_transient(key):
+                    del newest[key]  # its key never comes back: what the table has of it, nobody reads
         stored: dict[str, int] = {}
         for message in history(server, bucket_stream(names.table)):
             key = bucket_key(names.table, message.subject)
+            if is_removal(message):
+                continue
             value = TableValue.decode(message.data)
             before, stored[key] = stored.get(key, 0), value.journal
             if value.journal < before:

@@ -183,7 +183,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a table write without a condition",
         "T5",
-        lambda: edited(Table.write_round, ("value, expect=expect)", "value)")),
+        lambda: edited(Table._write, ("headers, expect)", "headers)")),
     ),
     Mutant(
         "after an unknown first write the mark stays",
@@ -194,8 +194,8 @@ MUTANTS: tuple[Mutant, ...] = (
         "a first write on condition of revision 0 over a moved cell",
         "T6",
         lambda: edited(
-            Table.write_round,
-            ("Expect(overlay.mark, self._mark_subject)", "None"),
+            Table._write,
+            ("Expect(self.overlay.mark, self._mark_subject)", "None"),
         ),
     ),
     Mutant(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starling import Agent, Context, Topic, event, message
 from starling.adapters.memory import MemoryServer, MemoryStore, Trip, Weather
+from starling.core.due import DueIndex
 from starling.core.ids import AgentId, Epoch, PoolName, ShardId
 from starling.core.names import MeshNames, bucket_stream, bucket_subject
 from starling.core.overlay import Overlay, TableValue
@@ -52,7 +53,7 @@ async def owner(weather: Weather) -> tuple[MemoryStore, Table]:
     """Return a shard's table in the hands of its owner, and the connection."""
     store = MemoryServer(weather=weather).connect("owner")
     await provision_pool(store, "m", PoolStreams(POOL, shards=1), known=None, chance=random.Random(1))
-    table = Table(store, NAMES, SHARD, Epoch(1), Overlay(), Journal(store, NAMES, SHARD, 100))
+    table = Table(store, NAMES, SHARD, Epoch(1), Overlay(), DueIndex(), Journal(store, NAMES, SHARD, 100))
     await table.mark()
     return store, table
 

@@ -18,7 +18,7 @@ from starling.errors import DecodeError
 
 NORMAL_PRIORITY: Final = 1
 
-_KNOWN: Final = frozenset({"i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch"})
+_KNOWN: Final = frozenset({"i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch", "rp"})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -26,7 +26,8 @@ class Envelope:
     """One message with its headers. Not to be changed once made.
 
     created, not_before and deadline are milliseconds since 1970 (0: none); content_type "" is JSON;
-    chain: the agents that wait for the answer of this call, outermost first.
+    chain: the agents that wait for the answer of this call, outermost first; repeatable: the call may come again with
+    the same id, so that its answer is recorded.
     """
 
     id: str
@@ -45,6 +46,7 @@ class Envelope:
     headers: Mapping[str, str] = field(default_factory=dict)
     attempt: int = 0
     chain: tuple[str, ...] = ()
+    repeatable: bool = False
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
     def pack(self) -> bytes:
@@ -75,6 +77,8 @@ class Envelope:
             value["at"] = self.attempt
         if self.chain:
             value["ch"] = self.chain
+        if self.repeatable:
+            value["rp"] = True
         if self.unknown:
             value.update(self.unknown)
         return msgpack.packb(value)  # type: ignore[no-any-return]
@@ -102,6 +106,7 @@ class Envelope:
                 headers=value.get("h") or {},
                 attempt=value.get("at", 0),
                 chain=tuple(value.get("ch", ())),
+                repeatable=bool(value.get("rp", False)),
                 unknown={} if _KNOWN.issuperset(value) else {k: v for k, v in value.items() if k not in _KNOWN},
             )
         except Exception as error:

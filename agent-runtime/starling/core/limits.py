@@ -17,6 +17,14 @@ MAX_KEY_BYTES: Final = 256
 MAX_COMMIT: Final = 512 * KIB
 MAX_BODY: Final = 256 * KIB
 MAX_TURN_TARGETS: Final = 1000
+"""Messages of one turn; more go out in pieces."""
+MAX_TURN_BYTES: Final = 64 * MIB
+PIECE_BYTES: Final = 128 * KIB
+MAX_PARKED: Final = 50_000
+PARK_FROM: Final = 2048
+PARKED_IN_MEMORY: Final = 64
+CAREFUL_FROM: Final = 3
+"""Takes in a row without a commit, from which on a message may be what kills the process."""
 WINDOW: Final = 4096
 READ_AHEAD_MESSAGES: Final = 1024
 READ_AHEAD_BYTES: Final = 4 * MIB

@@ -13,6 +13,7 @@ NUMBER: Final = "St-No"
 PREVIOUS: Final = "St-Prev"
 SETTLED: Final = "St-Settled"
 MESSAGE_ID: Final = "Nats-Msg-Id"
+TTL: Final = "Nats-TTL"
 
 INCARNATION_METADATA: Final = "starlingmesh.dev/incarnation"
 
@@ -46,8 +47,7 @@ class Inlet(NamedTuple):
         return cls(Origin(origin), Lane(lane))
 
 
-# The urgent lane comes with priorities; everything below is written for any set of inlets.
-INLETS: Final = (Inlet(Origin.OUTSIDE, Lane.NORMAL), Inlet(Origin.FRAMES, Lane.NORMAL))
+INLETS: Final = tuple(Inlet(origin, lane) for lane in (Lane.URGENT, Lane.NORMAL) for origin in Origin)
 
 
 class MeshNames(NamedTuple):
@@ -131,6 +131,10 @@ class PoolNames(NamedTuple):
     def queries(self, shard: ShardId) -> str:
         """Subject on which the owner of a shard answers queries."""
         return f"st.{self.mesh}.{self.pool}.q.{shard}"
+
+    def cancel(self, shard: ShardId) -> str:
+        """Core message: nobody waits any more for the call whose id is its body."""
+        return f"st.{self.mesh}.{self.pool}.cancel.{shard}"
 
     def alive(self, pod: PodName | str) -> str:
         """Liveness subject of a pod: it answers; without responders the process is gone."""

@@ -88,6 +88,17 @@ class Overlay:
             entry.journal, entry.cell, entry.changed = journal, cell, now
         self.entries[key] = entry
 
+    def drop(self, key: str, journal: int, now: float) -> None:
+        """Note that a cell whose key never comes back was removed.
+
+        What the table has never heard of it need not hear of now; otherwise it gets a tombstone.
+        """
+        entry = self.entries.get(key)
+        if entry is not None and not entry.awaited and key not in self.known:
+            del self.entries[key]
+        elif entry is not None or key in self.known:
+            self.commit(key, journal, Cell(0, None), now)
+
     def marked(self, sequence: int) -> None:
         """Note that our mark was stored."""
         self.mark = sequence
@@ -144,12 +155,12 @@ class Overlay:
         return next((entry.journal for entry in self.entries.values()), None)
 
 
-def purge_bound(*, own_last: int, snapshot: int, oldest_cell: int | None, oldest_frame: int | None) -> int:
+def purge_bound(*, own_last: int, snapshot: int, needed: Iterable[int | None]) -> int:
     """Return the sequence below which no journal record is needed; acknowledged facts only.
 
-    own_last: our last acknowledged record; snapshot: the newest acknowledged one, 0 for none.
+    own_last: our last acknowledged record; snapshot: the newest acknowledged one, 0 for none; needed: the oldest
+    records that hold a cell, a change of a bucket or a frame that is nowhere else yet; None for none.
     """
     if not snapshot:
         return 0
-    needed = [own_last, snapshot, *(s for s in (oldest_cell, oldest_frame) if s is not None)]
-    return min(needed)
+    return min(own_last, snapshot, *(sequence for sequence in needed if sequence is not None))

@@ -54,6 +54,10 @@ class Positions:
         """Whether the window has room for a further position."""
         return len(self._window) < limits.WINDOW
 
+    def position_at(self, depth: int) -> int:
+        """Return the sequence of the position so many above the floor; there must be as many."""
+        return self._window[depth].sequence
+
     @property
     def unfinished(self) -> int:
         """How many read positions are above the floor."""

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from starling.core.due import Due, pack_rows, unpack_rows
 from starling.core.ids import PoolName, ShardId
 from starling.core.names import Inlet, Lane
 from starling.errors import DecodeError
@@ -101,7 +102,8 @@ class Record:
     previous: sequence in its condition; epoch, owner ("pod/start", "" when free), map_rev, barren: as of this record;
     snapshot: sequence of the newest snapshot that the writer knew to be stored, 0 for none.
     floors and done are whole; seen, counters and confirmed hold what changed (in a snapshot all of it).
-    frame_refs and cell_refs stand in snapshots only.
+    due_added and due_removed: what it changes in the buckets of due records (rows; keys and buckets).
+    frame_refs, cell_refs and due_buckets (those in use) stand in snapshots only.
     """
 
     kind: Kind
@@ -122,6 +124,9 @@ class Record:
     replies: Sequence[ReplyRecord] = ()
     frame_refs: Sequence[FrameRef] = ()
     cell_refs: Sequence[CellRef] = ()
+    due_added: Sequence[Due] = ()
+    due_removed: Sequence[tuple[str, str]] = ()
+    due_buckets: Sequence[str] = ()
     owed: bool = False
 
     def encode(self) -> bytes:
@@ -156,6 +161,12 @@ class Record:
             value["xr"] = self.frame_refs
         if self.cell_refs:
             value["cr"] = self.cell_refs
+        if self.due_added:
+            value["du"] = pack_rows(self.due_added)
+        if self.due_removed:
+            value["dd"] = self.due_removed
+        if self.due_buckets:
+            value["db"] = self.due_buckets
         if self.owed:
             value["ow"] = True
         return msgpack.packb(value)  # type: ignore[no-any-return]
@@ -190,6 +201,9 @@ class Record:
                 replies=tuple(ReplyRecord(*reply) for reply in value.get("rp", ())),
                 frame_refs=tuple(FrameRef(*ref) for ref in value.get("xr", ())),
                 cell_refs=tuple(CellRef(*ref) for ref in value.get("cr", ())),
+                due_added=tuple(unpack_rows(value.get("du", ()))),
+                due_removed=tuple((key, bucket) for key, bucket in value.get("dd", ())),
+                due_buckets=tuple(value.get("db", ())),
                 owed=bool(value.get("ow", False)),
             )
         except Exception as error:

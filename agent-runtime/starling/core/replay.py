@@ -7,6 +7,7 @@ What a snapshot refers to in a part that was purged since is settled: only ackno
 
 from __future__ import annotations
 
+from starling.core.due import DueChange
 from starling.core.names import Inlet
 from starling.core.record import Cell, Done, Frame, FrameRef, Kind, Record, ReplyRecord, Source, Target
 from starling.errors import JournalLost
@@ -21,6 +22,8 @@ class Replay:
         self.epoch = 0
         self.barren = 0
         self.owner = ""
+        self.time = 0.0
+        """When the last record was stored, seconds since 1970 by the store's clock."""
         self.map_rev = 0
         self._forget()
 
@@ -39,6 +42,10 @@ class Replay:
         self.overlay: dict[str, tuple[int, Cell]] = {}
         """Cell key to journal sequence and value, for cells that the table may not have yet."""
         self.replies: tuple[ReplyRecord, ...] = ()
+        self.due_changes: list[DueChange] = []
+        """What the records that are there change in the buckets of due records."""
+        self.due_buckets: set[str] = set()
+        """Every bucket that may have a live record."""
 
     def apply(self, sequence: int, record: Record) -> None:
         """Add the next record of the journal. Raises JournalLost when what a snapshot refers to is not there."""
@@ -69,6 +76,10 @@ class Replay:
             }
         for key, cell in record.cells.items():
             self.overlay[key] = (sequence, cell)
+        if record.due_added or record.due_removed:
+            self.due_changes.append(DueChange(sequence, record.due_added, record.due_removed))
+            self.due_buckets.update(due.bucket for due in record.due_added)
+            self.due_buckets.update(bucket for _, bucket in record.due_removed)
         if record.kind in (Kind.COMMIT, Kind.FREE):
             self.replies = tuple(record.replies)
 
@@ -78,6 +89,7 @@ class Replay:
         self.incarnation = record.incarnation
         self.floors, self.done = dict(record.floors), dict(record.done)
         self.seen, self.counters = dict(record.seen), dict(record.counters)
+        self.due_buckets = set(record.due_buckets)
         try:
             self.frames = {ref: self.frames[ref] for ref in record.frame_refs if ref.sequence >= self._first}
             self.overlay = {

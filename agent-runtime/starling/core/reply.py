@@ -10,6 +10,7 @@ import msgpack
 from starling.core.error_record import ErrorRecord
 from starling.errors import (
     AgentConstructionError,
+    CallCancelled,
     CallCycle,
     CallFailed,
     CallTimeout,
@@ -32,6 +33,7 @@ _BY_KIND: dict[str, type[MeshError]] = {
     cls.__name__: cls
     for cls in (
         AgentConstructionError,
+        CallCancelled,
         CallCycle,
         CallTimeout,
         CantHandle,

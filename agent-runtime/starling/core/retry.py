@@ -8,9 +8,9 @@ from enum import StrEnum
 from pydantic import ValidationError
 
 from starling.core import limits
-from starling.errors import DoNotRetry, MessageError, RouteError
+from starling.errors import DoNotRetry, MessageError, NotDeterministic, RouteError, WorkerLost
 
-FINAL = (DoNotRetry, MessageError, RouteError, TypeError, ValidationError)
+FINAL = (DoNotRetry, MessageError, NotDeterministic, RouteError, TypeError, ValidationError, WorkerLost)
 """Errors of which a further attempt would make nothing better."""
 
 

@@ -8,14 +8,15 @@ import random
 from collections.abc import Callable, Mapping
 
 from starling.core import limits
-from starling.core.envelope import Envelope
+from starling.core.envelope import NORMAL_PRIORITY, Envelope
 from starling.core.ids import AgentId
 from starling.core.names import MeshNames
+from starling.core.priority import lane_of
 from starling.core.reply import Reply
 from starling.engine.producer import Accepted, Producer
 from starling.engine.query_client import QueryClient
 from starling.engine.routes_view import RoutesView
-from starling.errors import CallCycle, CallTimeout, DecodeError
+from starling.errors import CallCycle, CallTimeout, DecodeError, Unreachable
 from starling.ports.store import Signal, Store, Subscription
 
 log = logging.getLogger(__name__)
@@ -38,12 +39,14 @@ class Calls:
         self._producer = producer
         self._routes = routes
         self._wall = wall
+        self._mesh = mesh
         self._subject = MeshNames(mesh).replies(f"{chance.getrandbits(64):016x}")
         self._chance = chance
         self._next = 0
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._subscription: Subscription | None = None
         self.queries = QueryClient(store, mesh, routes, wall=wall)
+        self._telling: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Listen for replies; before the first call."""
@@ -64,6 +67,30 @@ class Calls:
         except DecodeError as error:
             future.set_exception(error)
 
+    def expect(self) -> tuple[str, asyncio.Future[Reply]]:
+        """Return an address for one reply, and the future that gets it; `forget` it afterwards."""
+        self._next += 1
+        reply_to = f"{self._subject}.{self._next}"
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[reply_to] = future
+        return reply_to, future
+
+    def forget(self, reply_to: str) -> None:
+        """Wait for this reply no longer."""
+        self._waiting.pop(reply_to, None)
+
+    def give_up(self, subject: str, call: str) -> None:
+        """Tell a shard that nobody waits for a call any more; it may be too late, or get lost."""
+        task = asyncio.get_running_loop().create_task(self._give_up(subject, call), name="call given up")
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _give_up(self, subject: str, call: str) -> None:
+        try:
+            await self._store.signal(subject, call.encode())
+        except Unreachable:
+            log.debug("callee not told that its caller gave up", extra={"message_id": call})
+
     async def call(
         self,
         target: AgentId,
@@ -76,10 +103,13 @@ class Calls:
         chain: tuple[str, ...] = (),
         trace: str = "",
         not_after: float | None = None,
+        priority: int = NORMAL_PRIORITY,
+        call_id: str = "",
     ) -> tuple[str, bytes]:
         """Return type name and body of the answer, which comes after the callee's commit.
 
-        timeout: seconds, default 30, at most an hour; not_after: the caller's own deadline, seconds since 1970.
+        timeout: seconds, default 30, at most an hour; not_after: the caller's own deadline, seconds since 1970;
+        call_id: the same call again, with the same id before the first one's deadline, gets the first one's answer.
         Raises UnknownAgentType and UnknownPool at once, CallCycle, CallTimeout, MailboxFull, CantHandle, HandlerFailed.
         """
         route = self._routes.current.target(target)
@@ -88,10 +118,9 @@ class Calls:
         now = self._wall()
         seconds = min(limits.CALL_TIMEOUT if timeout is None else timeout, limits.MAX_CALL_TIMEOUT)
         deadline = now + seconds if not_after is None else min(now + seconds, not_after)
-        self._next += 1
-        reply_to = f"{self._subject}.{self._next}"
+        reply_to, future = self.expect()
         envelope = Envelope(
-            id=f"{self._chance.getrandbits(96):024x}",
+            id=call_id or f"{self._chance.getrandbits(96):024x}",
             type=type_name,
             body=body,
             target=target,
@@ -102,18 +131,21 @@ class Calls:
             deadline=int(deadline * 1000),
             headers=headers,
             chain=chain,
+            priority=priority,
+            repeatable=bool(call_id),
         )
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[reply_to] = future
-        stored = self._producer.put(route, envelope, user_id=envelope.id)
+        stored = self._producer.put(route, envelope, user_id=envelope.id, lane=lane_of(priority))
         stored.add_done_callback(lambda done: _not_stored(done, future))
         try:
             async with asyncio.timeout(max(0.0, deadline - now)):
                 reply = await future
         except TimeoutError:
             raise CallTimeout(f"{target} did not answer {type_name} within {deadline - now:.3g} s") from None
+        except asyncio.CancelledError:
+            self.give_up(MeshNames(self._mesh).pool(route.pool.pool).cancel(route.shard), envelope.id)
+            raise
         finally:
-            del self._waiting[reply_to]
+            self.forget(reply_to)
             stored.cancel()
         reply.raise_error()
         return reply.type, reply.body

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypedDict
 
 from starling.core import limits
+from starling.core.due import Due, DueChange, DueIndex, DueKind, is_transient
 from starling.core.envelope import frame_body
 from starling.core.ids import Epoch, ShardId
-from starling.core.names import Inlet, Lane
+from starling.core.names import Inlet
 from starling.core.outbox import Outbox
 from starling.core.overlay import Overlay
 from starling.core.record import (
@@ -32,7 +32,8 @@ from starling.engine.deliver import Delivery
 from starling.engine.intake import Intake
 from starling.engine.journal import Journal
 from starling.engine.shard_info import PoolSettings, ShardStats
-from starling.engine.turns import Outcome, Turns
+from starling.engine.turns import Turns
+from starling.engine.work import DueAdd, Outcome, Work
 from starling.errors import Unreachable
 from starling.ports.store import Store
 
@@ -48,6 +49,21 @@ class _Positions(TypedDict):
     done: dict[Inlet, Done]
     seen: dict[Source, int]
     confirmed: dict[Target, int]
+
+
+class _Batch:
+    """What one record is to hold. ended: whether a message is done with, so that its takes were not barren."""
+
+    __slots__ = ("added", "cells", "ended", "frames", "outcomes", "removed", "replies")
+
+    def __init__(self) -> None:
+        self.outcomes: list[Outcome] = []
+        self.cells: dict[str, Cell] = {}
+        self.frames: list[Frame] = []
+        self.replies: list[ReplyRecord] = []
+        self.added: dict[str, Due] = {}
+        self.removed: list[tuple[str, str]] = []
+        self.ended = False
 
 
 class Committer:
@@ -69,6 +85,7 @@ class Committer:
         outbox: Outbox,
         overlay: Overlay,
         delivery: Delivery,
+        due: DueIndex,
         stats: ShardStats,
     ) -> None:
         self._store = store
@@ -86,6 +103,10 @@ class Committer:
         self._outbox = outbox
         self._overlay = overlay
         self._delivery = delivery
+        self._due = due
+        self._barren = replay.barren
+        self.on_due: Callable[[Sequence[Due]], None] = lambda added: None
+        """Told of the due records that a commit has made live."""
         self._stats = stats
         self.snapshot = replay.snapshot
         self._records_since = replay.records
@@ -112,8 +133,20 @@ class Committer:
                     await self._turns.finished.wait()
                 return
             except TimeoutError:
-                if self._outbox.confirmed or self._floor_moved():
+                self._make_room()
+                if self._turns.outcomes or self._outbox.confirmed or self._floor_moved():
                     return
+
+    def _make_room(self) -> None:
+        """Let blocked messages wait as due records where the floor has not moved for a while, so that it can."""
+        now = asyncio.get_running_loop().time()
+        for inlet, intake in self._intakes.items():
+            if intake.stuck_since and now - intake.stuck_since >= SETTLE:
+                room = limits.MAX_PARKED - self._due.counts[DueKind.PARKED]
+                depth = min(room, intake.positions.unfinished * 3 // 4)
+                if depth > 0:
+                    self._turns.park(inlet, intake.positions.position_at(depth - 1))
+                intake.stuck_since = 0.0
 
     def _floor_moved(self) -> bool:
         return any(intake.advance() != self.committed_floors.get(inlet, 0) for inlet, intake in self._intakes.items())
@@ -139,25 +172,28 @@ class Committer:
     async def _store_turns(self) -> None:
         timer = self._settings.timer
         started = timer()
-        cells, frames, replies = self._gather()
+        batch = self._gather()
         record = Record(
             kind=Kind.COMMIT,
             previous=self._journal.last,
             epoch=self._epoch,
             owner=self._owner,
             map_rev=self._map_rev,
+            barren=0 if batch.ended else self._barren,
             snapshot=self.snapshot,
-            cells=cells,
-            frames=frames,
-            replies=replies,
-            counters={frame.target: frame.number for frame in frames},
+            cells=batch.cells,
+            frames=batch.frames,
+            replies=batch.replies,
+            counters={frame.target: frame.number for frame in batch.frames},
+            due_added=list(batch.added.values()),
+            due_removed=batch.removed,
             **self._positions(),
         )
         self._stats.busy_seconds += timer() - started
         await self._append(record)
         started = timer()
-        self._apply(record)
-        for reply in replies:
+        self._apply(record, batch)
+        for reply in batch.replies:
             try:
                 await self._store.signal(reply.subject, reply.body)
             except Unreachable:
@@ -166,18 +202,21 @@ class Committer:
 
     async def free(self) -> None:
         """Store the release record: the shard has no owner; what is owed is said in it."""
-        cells, frames, replies = self._gather()
+        batch = self._gather()
         record = Record(
             kind=Kind.FREE,
             previous=self._journal.last,
             epoch=self._epoch,
             map_rev=self._map_rev,
+            barren=0 if batch.ended else self._barren,
             snapshot=self.snapshot,
-            cells=cells,
-            frames=frames,
-            replies=replies,
-            counters={frame.target: frame.number for frame in frames},
-            owed=bool(self._outbox.frames or frames),
+            cells=batch.cells,
+            frames=batch.frames,
+            replies=batch.replies,
+            counters={frame.target: frame.number for frame in batch.frames},
+            due_added=list(batch.added.values()),
+            due_removed=batch.removed,
+            owed=bool(self._outbox.frames or batch.frames or self._due.owed()),
             **self._positions(),
         )
         await self._append(record)
@@ -197,33 +236,74 @@ class Committer:
         self.committed_floors = dict(record.floors)
         self.committed.set()
 
-    def _gather(self) -> tuple[dict[str, Cell], list[Frame], list[ReplyRecord]]:
-        """Take finished turns up to the size of a commit: their cells, their frames by target, their replies."""
-        cells: dict[str, Cell] = {}
+    def _gather(self) -> _Batch:
+        """Take what has ended up to the size of a commit."""
+        batch = _Batch()
         sends: dict[Target, list[bytes]] = {}
         dead: list[tuple[str, bytes]] = []
-        replies: list[ReplyRecord] = []
         size_bytes = 0
-        outcomes: deque[Outcome] = self._turns.outcomes
+        outcomes = self._turns.outcomes
         while outcomes and (not size_bytes or size_bytes + outcomes[0].size_bytes <= limits.MAX_COMMIT):
             outcome = outcomes.popleft()
             size_bytes += outcome.size_bytes
-            work = outcome.work
-            self._intakes[work.inlet].finished(work)
-            if outcome.cell is not None:
-                cells[outcome.key] = outcome.cell
-            for target, packed in outcome.sends:
+            batch.outcomes.append(outcome)
+            if outcome.work is not None:
+                self._work_done(outcome, outcome.work, batch)
+            if outcome.cells is not None:
+                batch.cells.update(outcome.cells)
+            if outcome.undue or outcome.unname:
+                self._unset(outcome, batch)
+            if outcome.due is not None:
+                for due in outcome.due:
+                    self._add_due(due, batch)
+            for target, packed, lane in outcome.sends:
                 pool = target.pool
-                to = Target(pool.pool, pool.incarnation, target.shard, Lane.NORMAL.value)
-                sends.setdefault(to, []).append(packed)
+                sends.setdefault(Target(pool.pool, pool.incarnation, target.shard, lane.value), []).append(packed)
             if outcome.reply is not None:
-                replies.append(outcome.reply)
+                batch.replies.append(outcome.reply)
             if outcome.dead is not None:
                 dead.append(outcome.dead)
-        frames = [self._frame(to, frame_body(packed)) for to, packed in sends.items()]
-        frames += [self._dead_frame(message_id, body) for message_id, body in dead]
-        frames += self._given_up()
-        return cells, frames, replies
+        batch.frames = [self._frame(to, frame_body(packed)) for to, packed in sends.items()]
+        batch.frames += [self._dead_frame(message_id, body) for message_id, body in dead]
+        batch.frames += self._given_up()
+        return batch
+
+    def _work_done(self, outcome: Outcome, work: Work, batch: _Batch) -> None:
+        """The work's place is finished, whichever it is by now; or it has a due record from here on."""
+        batch.ended = batch.ended or outcome.ends
+        if not work.due:
+            assert work.inlet is not None
+            self._intakes[work.inlet].finished(work)
+        elif outcome.moves_to is None:
+            self._remove_due(work.due, batch)
+        if outcome.moves_to is not None:
+            self._add_due(outcome.moves_to, batch)
+            work.due = outcome.moves_to.key
+
+    def _unset(self, outcome: Outcome, batch: _Batch) -> None:
+        for key in outcome.undue or ():
+            self._remove_due(key, batch)
+        for name in outcome.unname or ():
+            assert outcome.agent is not None
+            named = self._due.names.get((outcome.agent, name))
+            if named is not None:
+                self._remove_due(named, batch)
+
+    def _add_due(self, due: DueAdd, batch: _Batch) -> None:
+        row, moved = self._due.add(due.key, due.at, due.kind, name=due.name, lane=due.lane.value)
+        batch.added[due.key] = row
+        if moved is not None:
+            batch.removed.append(moved)
+        if due.body is not None:
+            batch.cells[due.key] = Cell(0, due.body)
+
+    def _remove_due(self, key: str, batch: _Batch) -> None:
+        removed = self._due.remove(key)
+        if removed is None:
+            return
+        batch.added.pop(key, None)
+        batch.removed.append(removed)
+        batch.cells[key] = Cell(0, None)
 
     def _frame(self, target: Target, body: bytes, message_id: str = "") -> Frame:
         previous = self._counters.get(target, 0)
@@ -265,12 +345,24 @@ class Committer:
             confirmed=confirmed,
         )
 
-    def _apply(self, record: Record) -> None:
+    def _apply(self, record: Record, batch: _Batch) -> None:
         """What a stored record makes true: versions for the table, frames for their targets."""
         sequence = self._journal.last
         now = asyncio.get_running_loop().time()
         for key, cell in record.cells.items():
-            self._overlay.commit(key, sequence, cell, now)
+            if cell.data is None and not cell.version and is_transient(key):
+                self._overlay.drop(key, sequence, now)
+            else:
+                self._overlay.commit(key, sequence, cell, now)
+        if batch.added or batch.removed:
+            self._due.committed(DueChange(sequence, list(batch.added.values()), batch.removed))
+            self.on_due(list(batch.added.values()))
+            self._stats.due_records = len(self._due)
+        self._barren = record.barren
+        if batch.ended and self._turns.careful:
+            self._turns.careful = False
+        for outcome in batch.outcomes:
+            _stored(outcome)
         for slot, frame in enumerate(record.frames):
             self._delivery.offer(self._outbox.add(frame, FrameRef(sequence, slot)))
         self._stats.outbox_frames = self._outbox.frames
@@ -298,6 +390,7 @@ class Committer:
             epoch=self._epoch,
             owner=self._owner,
             map_rev=self._map_rev,
+            barren=self._barren,
             snapshot=self.snapshot,
             incarnation=self._incarnation,
             floors=positions["floors"],
@@ -306,7 +399,21 @@ class Committer:
             counters=self._counters,
             frame_refs=list(self._outbox.refs()),
             cell_refs=list(self._overlay.refs()),
+            due_buckets=self._due.buckets(),
         )
         await self._append(record)
         self.snapshot = self._journal.last
         self._records_since = self._bytes_since = 0
+
+
+def _stored(outcome: Outcome) -> None:
+    """The commit that holds it is stored."""
+    activation = outcome.activation
+    if activation is not None:
+        activation.pending -= 1
+        if outcome.cells is not None and (cell := outcome.cells.get(activation.key)) is not None:
+            activation.committed = cell.data
+    if outcome.after is not None:
+        outcome.after()
+    if outcome.future is not None and not outcome.future.done():
+        outcome.future.set_result(None)

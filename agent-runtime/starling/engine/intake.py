@@ -14,7 +14,8 @@ from starling.core.positions import Position, Positions, accepts
 from starling.core.record import Done, Source
 from starling.engine.faults import Point
 from starling.engine.shard_info import PoolSettings, ShardStats
-from starling.engine.turns import Turns, Work
+from starling.engine.turns import Turns
+from starling.engine.work import Work
 from starling.errors import DecodeError
 from starling.ports.store import Message, Reader, Store
 
@@ -24,7 +25,10 @@ GAP_ALERT = 30.0
 
 
 class Intake:
-    """One inlet of one shard's mailbox, from its floor on. Acceptance is a function of the log only."""
+    """One inlet of one shard's mailbox, from its floor on. Acceptance is a function of the log only.
+
+    fresh_after: last position of the mailbox at our take; what comes behind it no earlier owner has seen.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class Intake:
         turns: Turns,
         stats: ShardStats,
         unreadable: Callable[[Inlet, Position, int, bytes, DecodeError], None],
+        fresh_after: int,
     ) -> None:
         self._store = store
         self._stream = settings.names.mailbox(shard)
@@ -57,6 +62,9 @@ class Intake:
         self.paused = False
         """Set while the outbox is over its limit: outside messages wait, frames go on."""
         self._reader: Reader | None = None
+        self._fresh_after = fresh_after
+        self.stuck_since = 0.0
+        """Since when the floor has not moved although much was read above it; 0: it moves."""
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -92,12 +100,18 @@ class Intake:
 
     def finished(self, work: Work) -> None:
         """Note that a message is part of the commit that is being built."""
+        assert work.position is not None
         work.position.finish(work.index)
         self._queued_bytes -= work.size_bytes
 
     def advance(self) -> int:
         """Move the floor, let the reader go on, and return it."""
+        before = self.positions.floor
         floor = self.positions.advance()
+        if floor != before or self.positions.unfinished < limits.PARK_FROM:
+            self.stuck_since = 0.0
+        elif not self.stuck_since:
+            self.stuck_since = asyncio.get_running_loop().time()
         if not self.paused:
             self._room.set()
         return floor
@@ -140,7 +154,12 @@ class Intake:
                 self._unreadable(self._inlet, position, index, message.data, error)
                 continue
             self._queued_bytes += size_bytes
-            self._turns.offer(Work(envelope, self._inlet, position, index, size_bytes, message.time))
+            fresh = message.sequence > self._fresh_after
+            self._turns.offer(
+                Work(
+                    envelope, self._inlet, position, index, size_bytes, message.time, lane=self._inlet.lane, fresh=fresh
+                )
+            )
 
     def _judge(self, message: Message) -> tuple[Source | None, int, bool]:
         """Whether a frame counts, by its headers only."""

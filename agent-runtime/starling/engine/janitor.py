@@ -35,7 +35,7 @@ class Janitor:
         *,
         journal: Journal,
         committer: Committer,
-        oldest: Callable[[], tuple[int | None, int | None]],
+        oldest: Callable[[], tuple[int | None, ...]],
     ) -> None:
         self._store = store
         self._settings = settings
@@ -68,13 +68,7 @@ class Janitor:
                 )
                 self._settings.passed(Point.PURGE_SENT)
                 self._purged[inlet] = allowed
-        oldest_cell, oldest_frame = self._oldest()
-        bound = purge_bound(
-            own_last=self._journal.last,
-            snapshot=self._committer.snapshot,
-            oldest_cell=oldest_cell,
-            oldest_frame=oldest_frame,
-        )
+        bound = purge_bound(own_last=self._journal.last, snapshot=self._committer.snapshot, needed=self._oldest())
         if bound > self._journal_purged + 1:
             await self._journal.purge(below=bound)
             self._settings.passed(Point.PURGE_SENT)

@@ -131,6 +131,7 @@ async def replay(store: Store, names: PoolNames, shard: ShardId, *, own: int, in
             if message.sequence > own:
                 raise Fenced(f"{names.journal(shard)}: our take at {own} is gone, {message.sequence} is there")
             fold.apply(message.sequence, Record.decode(message.data))
+            fold.time = message.time
             if message.sequence == own:
                 break
         first = fold.last + 1

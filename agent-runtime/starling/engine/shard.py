@@ -7,6 +7,7 @@ import logging
 from typing import Final
 
 from starling.core import limits
+from starling.core.due import DueIndex
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, Epoch, ShardId
 from starling.core.names import INLETS, Inlet
@@ -15,6 +16,7 @@ from starling.core.overlay import Overlay
 from starling.core.positions import Position
 from starling.core.record import Record
 from starling.core.replay import Replay
+from starling.engine.agenda import Agenda
 from starling.engine.calls import Calls
 from starling.engine.commit import Committer
 from starling.engine.dead import unreadable
@@ -26,9 +28,10 @@ from starling.engine.journal import Journal, replay, take
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import Owner, PoolSettings, ShardStats
 from starling.engine.table import Table
-from starling.engine.turns import Outcome, Turns, Work
+from starling.engine.turns import Turns
+from starling.engine.work import Outcome, Work
 from starling.errors import DecodeError, Fenced
-from starling.ports.store import Store
+from starling.ports.store import Signal, Store
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class OwnedShard:
         journal: Journal,
         taken: Record,
         fold: Replay,
+        fresh_after: int,
         routes: RoutesView,
         calls: Calls,
     ) -> None:
@@ -66,8 +70,22 @@ class OwnedShard:
         self._overlay = Overlay()
         self._overlay.newest = journal.last
         self._outbox = Outbox()
-        self.table = Table(store, self._names, shard, self.epoch, self._overlay, journal, settings.passed)
-        self._turns = Turns(settings, shard, routes, calls, self.stats, self.table)
+        self._due = DueIndex()
+        self.table = Table(store, self._names, shard, self.epoch, self._overlay, self._due, journal, settings.passed)
+        self._turns = Turns(
+            settings,
+            shard,
+            routes,
+            calls,
+            self.stats,
+            self.table,
+            self._due,
+            stream_time=fold.time,
+            careful=fold.barren >= limits.CAREFUL_FROM,
+        )
+        self._agenda = Agenda(
+            settings, self._due, self._turns, self.table, outbox_bytes=lambda: self._outbox.size_bytes
+        )
         seen = dict(fold.seen)
         self._intakes = {
             inlet: Intake(
@@ -80,6 +98,7 @@ class OwnedShard:
                 turns=self._turns,
                 stats=self.stats,
                 unreadable=self._unreadable,
+                fresh_after=fresh_after,
             )
             for inlet in INLETS
         }
@@ -98,15 +117,17 @@ class OwnedShard:
             outbox=self._outbox,
             overlay=self._overlay,
             delivery=self._delivery,
+            due=self._due,
             stats=self.stats,
         )
+        self._committer.on_due = self._agenda.committed
         self._janitor = Janitor(
             store,
             settings,
             shard,
             journal=journal,
             committer=self._committer,
-            oldest=lambda: (self._overlay.oldest(), self._outbox.oldest_record()),
+            oldest=self._oldest_needed,
         )
 
     @classmethod
@@ -138,6 +159,7 @@ class OwnedShard:
         )
         await store.signal(settings.names.taken(shard), str(journal.last).encode())
         fold = await replay(store, settings.names, shard, own=journal.last, incarnation=settings.incarnation)
+        fresh_after = await _mailbox_end(store, settings.names.mailbox(shard), fold)
         self = cls(
             store,
             settings,
@@ -146,6 +168,7 @@ class OwnedShard:
             journal=journal,
             taken=taken,
             fold=fold,
+            fresh_after=fresh_after,
             routes=routes,
             calls=calls,
         )
@@ -155,15 +178,15 @@ class OwnedShard:
         for ref, frame in fold.frames.items():
             self._outbox.add(frame, ref)
         await self.table.mark()
-        await self._check_mailbox()
+        if fold.due_buckets:
+            self._due.restore(await self.table.read_buckets(sorted(fold.due_buckets)), fold.due_changes)
+            self._agenda.restore()
         log.info("shard taken", extra={"shard": shard, "epoch": self.epoch, "records": fold.records})
         return self
 
-    async def _check_mailbox(self) -> None:
-        info = await self._store.stream_info(self._names.mailbox(self.shard))
-        floor = max(self._fold.floors.values(), default=0)
-        if info is None or info.last_sequence < floor:
-            raise Fenced(f"mailbox {self._names.mailbox(self.shard)} is not the one that floor {floor} speaks of")
+    def _oldest_needed(self) -> tuple[int | None, ...]:
+        """Sequences of the oldest records that hold what is nowhere else yet."""
+        return self._overlay.oldest(), self._due.oldest_change(), self._outbox.oldest_record()
 
     async def run(self) -> None:
         """Serve until released (returns) or cancelled.
@@ -173,6 +196,7 @@ class OwnedShard:
         """
         for reply in self._fold.replies:
             await self._store.signal(reply.subject, reply.body)
+        cancels = await self._store.listen(self._names.cancel(self.shard), self._heard_cancel)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._delivery.offer_all()
@@ -188,6 +212,7 @@ class OwnedShard:
                         ("commits", self._committer.run()),
                         ("delivery", self._delivery.run()),
                         ("table", self.table.write_behind()),
+                        ("due records", self._agenda.run()),
                         ("purge", self._janitor.run()),
                     )
                 ]
@@ -197,6 +222,10 @@ class OwnedShard:
         finally:
             self.serving.clear()
             await self._turns.cancel()
+            await cancels.close()
+
+    def _heard_cancel(self, signal: Signal) -> None:
+        self._turns.cancel_call(signal.data.decode(errors="replace"))
 
     def release(self) -> None:
         """Ask for the hand-off; `run` returns when it is done."""
@@ -273,13 +302,21 @@ class OwnedShard:
         """Bytes that are no envelope are a failed turn of nobody: they become a dead letter."""
         where = f"{self._names.mailbox(self.shard)}-{position.sequence}-{index}"
         blank = Envelope(id=where, type="", body=b"", target=_NOBODY)
-        outcome = Outcome(Work(blank, inlet, position, index, 0, 0.0))
+        outcome = Outcome(Work(blank, inlet, position, index, 0, 0.0, lane=inlet.lane))
         outcome.dead = unreadable(raw, error, where=where, now=self._settings.wall())
         outcome.size_bytes += len(raw) + 256
         self.stats.dead_letters["DecodeError"] += 1
         log.warning("message cannot be read", extra={"shard": self.shard, "position": position.sequence})
-        self._turns.outcomes.append(outcome)
-        self._turns.finished.set()
+        self._turns.add(outcome)
+
+
+async def _mailbox_end(store: Store, mailbox: str, fold: Replay) -> int:
+    """Return the mailbox's last position at our take. Raises Fenced when it is another mailbox than the journal's."""
+    info = await store.stream_info(mailbox)
+    floor = max(fold.floors.values(), default=0)
+    if info is None or info.last_sequence < floor:
+        raise Fenced(f"mailbox {mailbox} is not the one that floor {floor} speaks of")
+    return info.last_sequence
 
 
 _NOBODY = AgentId("nobody", "nobody")

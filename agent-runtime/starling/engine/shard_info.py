@@ -81,3 +81,4 @@ class ShardStats:
     active_agents: int = 0
     outbox_frames: int = 0
     dirty_cells: int = 0
+    due_records: int = 0

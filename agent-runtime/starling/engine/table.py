@@ -7,8 +7,9 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
+from starling.core.due import DueIndex, bucket_key
 from starling.core.ids import Epoch, ShardId
-from starling.core.names import PoolNames, bucket_stream, bucket_subject, mark_key
+from starling.core.names import TTL, PoolNames, bucket_stream, bucket_subject, mark_key
 from starling.core.overlay import MISSING, Overlay, TableValue
 from starling.core.record import Cell
 from starling.engine.faults import Passed, Point, no_fault
@@ -23,6 +24,8 @@ QUIET: Final = 1.0
 PATIENCE: Final = 5.0
 READ_LIMIT: Final = 1000
 WRITES_A_ROUND: Final = 512
+TOMBSTONE: Final = {TTL: "24h"}
+"""Headers of the last value of a destroyed cell: first writes are conditional on the mark, so that it may expire."""
 
 
 class Table:
@@ -35,6 +38,7 @@ class Table:
         shard: ShardId,
         epoch: Epoch,
         overlay: Overlay,
+        due: DueIndex,
         journal: Journal,
         passed: Passed = no_fault,
     ) -> None:
@@ -42,12 +46,14 @@ class Table:
         self._bucket = names.table
         self._stream = bucket_stream(names.table)
         self._mark_subject = bucket_subject(names.table, mark_key(shard))
+        self._shard = shard
         self._epoch = epoch
         self.overlay = overlay
         self._journal = journal
         self._passed = passed
         self._mark_anew = False
         """A first write of a cell may still arrive late: only a new mark makes its condition false."""
+        self._due = due
 
     async def mark(self) -> None:
         """Write the owner's mark, over a smaller epoch or our own only; after the replay, before anything else.
@@ -88,6 +94,15 @@ class Table:
             for key, value in (await self._look(part)).items():
                 result[key] = None if value is None or value.data is None else Cell(value.version, value.data)
         return result
+
+    async def read_buckets(self, buckets: Sequence[str]) -> dict[str, tuple[int, bytes | None]]:
+        """Return the buckets of due records as the table has them: version and content; version 0: never written."""
+        found: dict[str, tuple[int, bytes | None]] = {}
+        for start in range(0, len(buckets), READ_LIMIT):
+            part = {bucket_key(self._shard, bucket): bucket for bucket in buckets[start : start + READ_LIMIT]}
+            for key, value in (await self._look(list(part))).items():
+                found[part[key]] = (0, None) if value is None else (value.journal, value.data)
+        return found
 
     async def _look(self, keys: Sequence[str]) -> dict[str, TableValue | None]:
         """Ask until an answer counts; remember what it says of each cell."""
@@ -138,24 +153,40 @@ class Table:
             due.append((key, entry))
             if len(due) >= WRITES_A_ROUND:
                 break
-        unknown = [key for key, _ in due if key not in overlay.known]
+        buckets = [(bucket_key(self._shard, name), name, journal, data) for name, journal, data in self._due.to_write()]
+        wanted = [key for key, _ in due] + [key for key, *_ in buckets]
+        unknown = [key for key in wanted if key not in overlay.known]
         for start in range(0, len(unknown), READ_LIMIT):
             await self._look(unknown[start : start + READ_LIMIT])
         writes: list[tuple[str, int, bool, asyncio.Future[Answer]]] = []
+        bucket_writes: list[tuple[str, str, int, bool, asyncio.Future[Answer]]] = []
         try:
             for key, entry in due:
                 if key not in overlay.entries or entry.awaited:
                     continue
-                known = overlay.known[key]
-                expect = Expect(known.revision) if known.revision else Expect(overlay.mark, self._mark_subject)
-                value = TableValue(entry.journal, entry.cell.version, entry.cell.data).encode()
-                awaitable = await self._store.publish(bucket_subject(self._bucket, key), value, expect=expect)
+                value = TableValue(entry.journal, entry.cell.version, entry.cell.data)
+                answer = await self._write(key, value)
                 entry.awaited = True  # not before: a publish that raises was not sent
-                writes.append((key, entry.journal, not known.revision, asyncio.ensure_future(awaitable)))
+                writes.append((key, entry.journal, not overlay.known[key].revision, answer))
                 self._passed(Point.TABLE_SENT)
+            for bucket, name, journal, data in buckets:
+                answer = await self._write(bucket, TableValue(journal, 0, data))
+                self._due.writing(name)
+                bucket_writes.append((bucket, name, journal, not overlay.known[bucket].revision, answer))
         finally:
             written = [self._settle(key, journal, is_first, await answer) for key, journal, is_first, answer in writes]
+            for bucket, name, journal, is_first, answer in bucket_writes:
+                stored = self._settle(bucket, journal, is_first, await answer)
+                self._due.written(name, journal if stored else None)
         return sum(written)
+
+    async def _write(self, key: str, value: TableValue) -> asyncio.Future[Answer]:
+        """Write a cell on condition of its last known message, or of our mark where there is none."""
+        known = self.overlay.known[key]
+        expect = Expect(known.revision) if known.revision else Expect(self.overlay.mark, self._mark_subject)
+        headers = TOMBSTONE if value.data is None else None
+        subject = bucket_subject(self._bucket, key)
+        return asyncio.ensure_future(await self._store.publish(subject, value.encode(), headers, expect))
 
     def _settle(self, key: str, journal: int, is_first: bool, answer: Answer) -> bool:
         overlay = self.overlay

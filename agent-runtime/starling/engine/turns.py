@@ -1,213 +1,63 @@
-"""Turns: one envelope handled by one agent, one at a time per agent, in log order."""
+"""Turns: one envelope handled by one agent, one at a time per agent, in log order per lane, urgent first."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Mapping, Sequence
-from hashlib import blake2b
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final, Protocol
 
-from starling.agent import Agent, AgentDefinition
+import msgpack
+
 from starling.context import Context
 from starling.core import limits
+from starling.core.due import DueBody, DueIndex, DueKind, due_key, piece_key, reply_key, timer_key
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, ShardId, TopicId
-from starling.core.names import Inlet, cell_key
-from starling.core.positions import Position
+from starling.core.names import Inlet, Lane, MeshNames, cell_key
+from starling.core.priority import Ready
 from starling.core.record import Cell, ReplyRecord
+from starling.core.recurrence import next_occurrence
 from starling.core.reply import Reply, error_reply
 from starling.core.retry import RetryPolicy
-from starling.core.routes import Routes, Target
+from starling.core.routes import Target
+from starling.engine.activation import Activation, State
 from starling.engine.calls import Calls
 from starling.engine.dead import dead_letter
 from starling.engine.faults import Point
+from starling.engine.query_client import QueryClient
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import PoolSettings, ShardStats
+from starling.engine.turn import CANCEL_TYPE, Turn
+from starling.engine.work import DueAdd, Outcome, Send, Work
 from starling.errors import (
+    CallCancelled,
     CallTimeout,
     CantHandle,
     DecodeError,
     MailboxFull,
-    MeshError,
     TooLarge,
+    WorkerLost,
 )
 
 log = logging.getLogger(__name__)
 
 STATE_CELL = "state"
-
-
-class Work:
-    """One envelope of the mailbox, waiting for its turn."""
-
-    __slots__ = ("attempt", "envelope", "index", "inlet", "position", "size_bytes", "stored")
-
-    def __init__(
-        self, envelope: Envelope, inlet: Inlet, position: Position, index: int, size_bytes: int, stored: float
-    ) -> None:
-        self.envelope = envelope
-        self.inlet = inlet
-        self.position = position
-        self.index = index
-        self.size_bytes = size_bytes
-        self.stored = stored
-        self.attempt = envelope.attempt
-
-
-class Outcome:
-    """What one finished turn asks the next commit to make true."""
-
-    __slots__ = ("cell", "dead", "key", "reply", "sends", "size_bytes", "work")
-
-    def __init__(self, work: Work) -> None:
-        self.work = work
-        self.key = ""
-        self.cell: Cell | None = None
-        self.sends: list[tuple[Target, bytes]] = []
-        self.reply: ReplyRecord | None = None
-        self.dead: tuple[str, bytes] | None = None
-        self.size_bytes = 64
-
-
-class Activation:
-    """An agent in memory, with the messages that wait for it."""
-
-    __slots__ = ("agent", "busy", "data", "definition", "id", "key", "queue", "timer")
-
-    def __init__(self, agent_id: AgentId, definition: AgentDefinition, key: str) -> None:
-        self.id = agent_id
-        self.definition = definition
-        self.key = key
-        self.agent: Agent[Any] | None = None
-        self.data: bytes | None = None
-        """State after the last good turn, encoded; None: as new."""
-        self.queue: deque[Work] = deque()
-        self.busy = False
-        """A turn runs, a retry waits, or the agent is queued for its turn or its loading."""
-        self.timer: asyncio.TimerHandle | None = None
-
-
-class TurnOutgoing:
-    """Collects what a turn sends; the commit makes it true."""
-
-    __slots__ = ("_envelope", "_routes", "_sends", "_settings", "calls", "sent_bytes", "shard")
-
-    def __init__(self, envelope: Envelope, routes: Routes, settings: PoolSettings, calls: Calls) -> None:
-        self._envelope = envelope
-        self._routes = routes
-        self._settings = settings
-        self._sends: list[tuple[Target, bytes]] = []
-        self.sent_bytes = 0
-        self.calls = calls
-
-    @property
-    def sends(self) -> list[tuple[Target, bytes]]:
-        return self._sends
-
-    def send(self, target: AgentId, type_name: str, body: bytes, headers: Mapping[str, str]) -> None:
-        """Add a message to one agent. Raises UnknownAgentType, TooLarge."""
-        self._add(self._routes.target(target), self._next_id(), type_name, body, headers, None)
-
-    def publish(self, topic: TopicId, type_name: str, body: bytes, headers: Mapping[str, str]) -> None:
-        """Add a message to every agent that hears the topic. Raises TooLarge."""
-        message_id = self._next_id()
-        for target in self._routes.targets(topic):
-            if target.agent != self._envelope.target:
-                self._add(target, message_id, type_name, body, headers, topic)
-
-    def _add(
-        self,
-        target: Target,
-        message_id: str,
-        type_name: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        topic: TopicId | None,
-    ) -> None:
-        source = self._envelope
-        packed = Envelope(
-            id=message_id,
-            type=type_name,
-            body=body,
-            target=target.agent,
-            sender=source.target,
-            topic=topic,
-            trace=source.trace,
-            created=int(self._settings.wall() * 1000),
-            headers=headers,
-        ).pack()
-        self.sent_bytes += len(packed)
-        if self.sent_bytes > limits.MAX_BODY or len(self._sends) >= limits.MAX_TURN_TARGETS:
-            raise TooLarge(
-                f"one turn sent more than {limits.MAX_BODY} bytes or to more than {limits.MAX_TURN_TARGETS} agents; "
-                "send less at once, or in several turns"
-            )
-        self._sends.append((target, packed))
-
-    def _next_id(self) -> str:
-        return derived_id(self._envelope.id, self._envelope.target, len(self._sends))
-
-    async def call(
-        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
-    ) -> tuple[str, bytes]:
-        """Call another agent and wait for its answer. Raises CallFailed and its kinds, RouteError, RetryLater."""
-        source = self._envelope
-        chain = (*source.chain, str(source.target))
-        return await self.calls.call(
-            target,
-            type_name,
-            body,
-            timeout=timeout,
-            headers=headers,
-            sender=source.target,
-            chain=chain,
-            trace=source.trace,
-            not_after=source.deadline / 1000 if source.deadline else None,
-        )
-
-    async def query(
-        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
-    ) -> tuple[str, bytes]:
-        """Ask another agent, past the log. Raises as `QueryClient.query`."""
-        source = self._envelope
-        return await self.calls.queries.query(
-            target,
-            type_name,
-            body,
-            timeout=timeout,
-            headers=headers,
-            sender=source.target,
-            trace=source.trace,
-            not_after=source.deadline / 1000 if source.deadline else None,
-        )
-
-
-def cancelled_inside(error: BaseException) -> RuntimeError:
-    """Return the error of a turn in which something else than the turn was cancelled."""
-    made = RuntimeError("what the handler waited for was cancelled")
-    made.__cause__ = error
-    return made
-
-
-def derived_id(message_id: str, agent: AgentId, index: int) -> str:
-    """Return the id of the `index`-th message that an agent's turn of `message_id` sends; the same for a repeated turn.
-
-    The agent is part of it: one publish is heard by several agents, and each of them sends.
-    """
-    made = f"{message_id} {agent} {index}"
-    return blake2b(made.encode(), digest_size=12).hexdigest()
+BATCH: Final = 512
+"""How many agents are loaded with one read."""
+CALL_POLICY: Final = RetryPolicy(attempts=1)
 
 
 class CellReader(Protocol):
-    """Reads the cells of agents that are about to be active."""
+    """Reads cells of agents that are about to be active."""
 
     async def read(self, keys: Sequence[str]) -> Mapping[str, Cell | None]: ...
 
 
 class Turns:
-    """Runs the turns of one shard. Finished ones are in `outcomes`, in the order in which they ended."""
+    """Runs the turns of one shard. What ended is in `outcomes`, in that order."""
 
     SLICE = 0.004
     """Seconds of turns that run before the loop gets another chance."""
@@ -220,6 +70,10 @@ class Turns:
         calls: Calls,
         stats: ShardStats,
         loader: CellReader,
+        due: DueIndex,
+        *,
+        stream_time: float = 0.0,
+        careful: bool = False,
     ) -> None:
         self._settings = settings
         self._shard = shard
@@ -227,12 +81,23 @@ class Turns:
         self._calls = calls
         self._stats = stats
         self._loader = loader
+        self._due = due
+        self.stream_time = stream_time
+        """When the newest message that was read was stored, seconds since 1970 by the store's clock."""
+        self.careful = careful
+        """One turn at a time, its attempt committed before it starts: a message may be what kills the process."""
         self._agents: dict[AgentId, Activation] = {}
-        self._ready: deque[Activation] = deque()
+        self._ready: Ready[Activation] = Ready()
         self._cold: deque[Activation] = deque()
         self._work = asyncio.Event()
         self._cold_work = asyncio.Event()
         self._running: dict[asyncio.Task[None], float] = {}
+        self._calling: dict[str, tuple[asyncio.Task[None], Work]] = {}
+        """Calls whose turn runs in a task, by id: they can be cancelled."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting = 0
+        self._replied: dict[str, bytes | None] = {}
+        """Recorded replies by their key; the bytes only while they are not committed."""
         self._failure: BaseException | None = None
         self.outcomes: deque[Outcome] = deque()
         self.finished = asyncio.Event()
@@ -245,62 +110,158 @@ class Turns:
 
     def offer(self, work: Work) -> None:
         """Queue one envelope for its agent. One that nobody can handle ends as a dead letter or an error reply."""
-        target = work.envelope.target
-        activation = self._agents.get(target)
+        envelope = work.envelope
+        assert envelope is not None
+        if work.stored > self.stream_time:
+            self.stream_time = work.stored
+        if envelope.not_before and not work.due and envelope.not_before > self._settings.wall() * 1000:
+            self._delay(work, envelope)
+            return
+        if envelope.type == CANCEL_TYPE:
+            self._take_back(work, envelope)
+            return
+        activation = self._agents.get(envelope.target) or self._activation(envelope.target)
         if activation is None:
-            definition = self._settings.agents.get(target.type)
-            if definition is None:
-                self._end(work, CantHandle(f"pool {self._settings.pool} has no agent type {target.type!r}"), 0.0)
-                return
-            activation = Activation(target, definition, self.key_of(target))
-            self._agents[target] = activation
-            self._stats.active_agents = len(self._agents)
-        activation.queue.append(work)
-        if not activation.busy:
+            self._end(work, CantHandle(f"pool {self._settings.pool} has no agent type {envelope.target.type!r}"), 0.0)
+            return
+        queue = activation.normal if work.lane is Lane.NORMAL else activation.lane(work.lane)
+        queue.append(work)
+        state = activation.state
+        if state is State.IDLE or state is State.WAITING or (state is State.READY and len(queue) == 1):
             self._schedule(activation)
 
+    def _activation(self, agent: AgentId) -> Activation | None:
+        definition = self._settings.agents.get(agent.type)
+        if definition is None:
+            return None
+        activation = self._agents[agent] = Activation(agent, definition, self.key_of(agent))
+        self._stats.active_agents = len(self._agents)
+        return activation
+
+    def _delay(self, work: Work, envelope: Envelope) -> None:
+        """A message for later waits as a due record."""
+        outcome = Outcome(work, ends=False)
+        outcome.moves_to = DueAdd(
+            due_key(self._shard, envelope.target, work.where),
+            envelope.not_before,
+            DueKind.DELAYED,
+            DueBody(envelope=envelope.pack(), stored=work.stored).encode(),
+            name=envelope.id,
+            lane=work.lane,
+        )
+        self._finish(outcome)
+
+    def _take_back(self, work: Work, envelope: Envelope) -> None:
+        """A delayed message is not wanted any more; nothing happens when it has been handed over."""
+        message_id = envelope.body.decode(errors="replace")
+        activation = self._agents.get(envelope.target)
+        if activation is not None:
+            for queue in (activation.normal, activation.urgent or []):
+                waiting = queue[1:] if activation.state is State.RUNNING else list(queue)
+                for other in waiting:
+                    if other.due and other.envelope is not None and other.envelope.id == message_id:
+                        queue.remove(other)
+        outcome = Outcome(work)
+        outcome.agent, outcome.unname = envelope.target, [message_id]
+        self._finish(outcome)
+
+    def restore(self, agent: AgentId, works: Sequence[Work], pieces: int) -> None:
+        """After a take: what waits for this agent outside the mailbox comes before what is read from it."""
+        activation = self._activation(agent)
+        if activation is None:
+            for work in works:
+                work.envelope = work.envelope or Envelope(id=work.due, type="", body=b"", target=agent)
+                self._end(work, CantHandle(f"pool {self._settings.pool} has no agent type {agent.type!r}"), 0.0)
+            return
+        activation.pieces = pieces
+        for work in works:
+            activation.lane(work.lane).append(work)
+        self._schedule(activation)
+
+    def recorded(self, key: str) -> None:
+        """After a take: a reply is recorded under this key."""
+        self._replied[key] = None
+
+    def forget_recorded(self, key: str) -> None:
+        """A recorded reply has served its time."""
+        self._replied.pop(key, None)
+
+    def is_held(self, agent_type: str) -> bool:
+        """Whether a message that is tried again holds up those behind it."""
+        definition = self._settings.agents.get(agent_type)
+        return definition is None or definition.options.ordered
+
+    # -- who is next
+
     def _schedule(self, activation: Activation) -> None:
-        activation.busy = True
-        if activation.agent is None:
-            self._cold.append(activation)
-            self._cold_work.set()
+        """Let the agent wait for whatever its next message needs."""
+        if activation.pieces:
+            activation.state = State.WAITING
+            return
+        now = asyncio.get_running_loop().time()
+        work = activation.next_work(now)
+        if work is None:
+            at = activation.wakes_at()
+            if at is None:
+                activation.state = State.IDLE
+                return
+            activation.state = State.WAITING
+            if activation.timer is not None:
+                activation.timer.cancel()
+            activation.timer = asyncio.get_running_loop().call_at(at, self._wake, activation)
+        elif activation.agent is None or work.envelope is None:
+            if activation.state is not State.COLD:
+                activation.state = State.COLD
+                self._cold.append(activation)
+                self._cold_work.set()
         else:
-            self._ready.append(activation)
+            activation.state = State.READY
+            self._ready.push(activation, min(max(work.envelope.priority, 0), 3))
             self._work.set()
+
+    def _wake(self, activation: Activation) -> None:
+        activation.timer = None
+        if activation.state is State.WAITING and not self.stopping:
+            self._schedule(activation)
 
     # -- activation
 
     async def load(self) -> None:
-        """Activate agents, many with one read, until cancelled."""
+        """Activate agents and load messages from their records, many with one read, until cancelled."""
         while True:
             await self._cold_work.wait()
             self._cold_work.clear()
             while self._cold:
-                batch = [self._cold.popleft() for _ in range(min(len(self._cold), 512))]
-                stateful = [a.key for a in batch if a.definition.has_state]
-                try:
-                    cells = await self._loader.read(stateful) if stateful else {}
-                except MeshError:
-                    self._cold.extendleft(reversed(batch))
-                    raise
+                batch = [self._cold.popleft() for _ in range(min(len(self._cold), BATCH))]
+                keys = [a.key for a in batch if a.agent is None and a.definition.has_state]
+                keys += [work.due for a in batch for work in _unloaded(a)]
+                cells = await self._loader.read(keys) if keys else {}
                 for activation in batch:
-                    self._activate(activation, cells.get(activation.key))
+                    self._loaded(activation, cells)
 
-    def _activate(self, activation: Activation, cell: Cell | None) -> None:
-        activation.data = None if cell is None else cell.data
-        try:
-            self._make(activation)
-        except Exception as error:
-            # never a silent fresh start: what waits for this agent becomes dead letters, its cell stays as it is
-            self._unloadable(activation, error)
-            return
-        self._ready.append(activation)
-        self._work.set()
+    def _loaded(self, activation: Activation, cells: Mapping[str, Cell | None]) -> None:
+        for work in _unloaded(activation):
+            cell = cells.get(work.due)
+            if cell is None or cell.data is None or not fill(work, cell.data):
+                log.error("the body of a due record is missing", extra={"key": work.due})
+                work.envelope = Envelope(id=work.due, type="", body=b"", target=activation.id)
+        if activation.agent is None:
+            found = cells.get(activation.key)
+            activation.data = activation.committed = None if found is None else found.data
+            try:
+                self._make(activation)
+            except Exception as error:
+                self._not_loadable(activation, error)
+                return
+        activation.state = State.IDLE
+        self._schedule(activation)
 
-    def _unloadable(self, activation: Activation, error: Exception) -> None:
+    def _not_loadable(self, activation: Activation, error: Exception) -> None:
+        """Never a silent fresh start: what waits for this agent becomes dead letters, its cell stays as it is."""
         log.error("agent cannot be loaded", exc_info=error, extra={"agent": str(activation.id)})
-        while activation.queue:
-            self._end(activation.queue.popleft(), DecodeError(f"state of {activation.id}: {error}"), 0.0)
+        for work in (*activation.normal, *(activation.urgent or ())):
+            work.envelope = work.envelope or Envelope(id=work.due, type="", body=b"", target=activation.id)
+            self._end(work, DecodeError(f"state of {activation.id}: {error}"), 0.0)
         del self._agents[activation.id]
 
     def _make(self, activation: Activation) -> None:
@@ -321,11 +282,9 @@ class Turns:
             while ready:
                 if self._failure is not None:
                     raise self._failure
-                if self.stopping:
+                if self.stopping or self._is_full:
                     break
-                if len(self._running) >= self._settings.max_concurrent_turns:
-                    break
-                self._turn(ready.popleft())
+                self._turn(ready.pop())
                 if timer() - started > self.SLICE:
                     self._stats.busy_seconds += timer() - started
                     await asyncio.sleep(0)
@@ -334,25 +293,56 @@ class Turns:
             if self._failure is not None:
                 raise self._failure
 
+    @property
+    def _is_full(self) -> bool:
+        if self.careful:
+            return bool(self._running)
+        return len(self._running) - self._waiting >= self._settings.max_concurrent_turns
+
     def _turn(self, activation: Activation) -> None:
         """Start the turn of the agent's next message; one that cannot wait also ends here."""
-        work = activation.queue[0]
+        now = asyncio.get_running_loop().time()
+        work = activation.next_work(now)
+        if work is None or work.envelope is None or activation.pieces:
+            activation.state = State.IDLE
+            self._schedule(activation)
+            return
+        activation.state = State.RUNNING
+        work.started = True
+        activation.started(work)
+        activation.used = now
         envelope = work.envelope
+        if (work.due and work.due not in self._due.live) or work.cancelled:
+            self._skip(activation, work)
+            return
+        if envelope.repeatable and (key := reply_key(self._shard, envelope.id)) in self._replied:
+            self._in_background(self._answer_again(activation, work, key), activation)
+            return
+        policy = self._policy(work)
+        if work.attempt >= policy.attempts and not work.counted:
+            error = WorkerLost(f"the worker ended during each of {work.attempt} attempts at this message")
+            self._give_up(activation, work, error, 0.0)
+            return
+        if self.careful and not work.counted:
+            self._in_background(self._count_first(activation, work), activation)
+            return
+        self._start(activation, work, envelope)
+
+    def _start(self, activation: Activation, work: Work, envelope: Envelope) -> None:
         started = self._settings.timer()
-        outgoing = TurnOutgoing(envelope, self._routes.current, self._settings, self._calls)
+        turn = Turn(self, activation, work, envelope)
         try:
-            if envelope.deadline and envelope.deadline < self._settings.wall() * 1000:
+            if envelope.deadline and envelope.deadline < max(self._settings.wall(), self.stream_time) * 1000:
                 raise CallTimeout(f"the deadline of {envelope.type} had passed before its turn")
             is_call = bool(envelope.reply)
-            definition = activation.definition
-            handler, message = definition.find(envelope.type, envelope.body, is_call, envelope.content_type)
+            handler, message = activation.definition.find(envelope.type, envelope.body, is_call, envelope.content_type)
             context = Context(
-                outgoing,
+                turn,
                 id=activation.id,
                 sender=envelope.sender,
                 topic=envelope.topic,
                 message_id=envelope.id,
-                attempt=work.attempt + 1,
+                attempt=work.attempt + 1 - work.counted,
                 deadline=envelope.deadline / 1000 if envelope.deadline else None,
                 created=envelope.created / 1000,
                 headers=envelope.headers,
@@ -360,7 +350,7 @@ class Turns:
             )
             coroutine = handler.start(activation.agent, message, context)
             if handler.suspends:
-                self._in_task(activation, coroutine, handler, outgoing, started)
+                self._in_task(activation, coroutine, handler, turn, started)
                 return
             try:
                 coroutine.send(None)
@@ -370,42 +360,51 @@ class Turns:
                 coroutine.close()
                 raise RuntimeError(f"{handler.name} waited although nothing in it can")
         except Exception as error:
-            self._failed(activation, work, error, started)
+            self._failed(activation, turn, error, started)
             return
-        self._succeeded(activation, work, handler, result, outgoing, started)
+        self._succeeded(activation, turn, handler, result, started)
 
     def _in_task(
-        self,
-        activation: Activation,
-        coroutine: Coroutine[Any, Any, Any],
-        handler: Any,
-        outgoing: TurnOutgoing,
-        started: float,
+        self, activation: Activation, coroutine: Coroutine[Any, Any, Any], handler: Any, turn: Turn, started: float
     ) -> None:
-        work = activation.queue[0]
+        work = turn.work
+        envelope = work.envelope
+        assert envelope is not None
 
-        async def turn() -> None:
+        async def run() -> None:
             try:
-                deadline = work.envelope.deadline
+                deadline = envelope.deadline
                 limit = max(0.0, deadline / 1000 - self._settings.wall()) if deadline else None
                 async with asyncio.timeout(limit) as scope:
                     result = await coroutine
             except asyncio.CancelledError as cancelled:
                 current = asyncio.current_task()
-                if current is None or current.cancelling():
+                if work.cancelled:
+                    error: Exception = CallCancelled(f"the caller gave up on {envelope.type}")
+                elif current is None or current.cancelling():
                     raise
-                # something that the handler waited for was cancelled, not the turn: its agent must not stand still
-                self._failed(activation, work, cancelled_inside(cancelled), started)
-            except Exception as error:
-                if isinstance(error, TimeoutError) and scope.expired():
-                    error = CallTimeout(f"the deadline of {work.envelope.type} passed during its turn")
-                self._failed(activation, work, error, started)
+                else:  # what the handler waited for was cancelled, not the turn: its agent must not stand still
+                    error = _cancelled_inside(cancelled)
+                self._failed(activation, turn, error, started)
+            except Exception as raised:
+                error = raised
+                if isinstance(raised, TimeoutError) and scope.expired():
+                    error = CallTimeout(f"the deadline of {envelope.type} passed during its turn")
+                self._failed(activation, turn, error, started)
             else:
-                self._succeeded(activation, work, handler, result, outgoing, started)
+                self._succeeded(activation, turn, handler, result, started)
 
-        task = asyncio.get_running_loop().create_task(turn(), name=f"turn of {activation.id}")
-        self._running[task] = asyncio.get_running_loop().time()
+        task = self._in_background(run(), activation)
+        if envelope.reply:
+            self._calling[envelope.id] = (task, work)
+            task.add_done_callback(lambda _: self._calling.pop(envelope.id, None))
+
+    def _in_background(self, job: Coroutine[Any, Any, None], activation: Activation) -> asyncio.Task[None]:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(job, name=f"turn of {activation.id}")
+        self._running[task] = loop.time()
         task.add_done_callback(self._task_done)
+        return task
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
@@ -413,94 +412,255 @@ class Turns:
             self._failure = error
         self._work.set()
 
-    # -- how a turn ends
+    # -- before a turn
 
-    def _succeeded(
-        self, activation: Activation, work: Work, handler: Any, result: Any, outgoing: TurnOutgoing, started: float
-    ) -> None:
+    def _skip(self, activation: Activation, work: Work) -> None:
+        """Its record was taken back, or its caller gave up, before it started."""
+        activation.ended(work)
         envelope = work.envelope
+        if work.cancelled and envelope is not None:
+            self._end(work, CallCancelled(f"the caller gave up on {envelope.type}"), 0.0)
+        self._next(activation)
+
+    async def _answer_again(self, activation: Activation, work: Work, key: str) -> None:
+        """A call that was handled before gets the answer that it got then."""
+        data = self._replied.get(key)
+        if data is None:
+            cell = (await self._loader.read([key]))[key]
+            data = cell.data if cell is not None else None
+        envelope = work.envelope
+        assert envelope is not None
         outcome = Outcome(work)
-        try:
-            if outgoing.sends and self.too_far_ahead:
-                raise MailboxFull("what this shard has sent and not delivered is over its limit")
-            if envelope.reply:
-                type_name, body = handler.encode_result(result)
-                reply = Reply(envelope.id, str(activation.id), body, type=type_name)
-                outcome.reply = ReplyRecord(envelope.reply, reply.pack())
-            if activation.definition.has_state:
-                data = activation.definition.dump_state(activation.agent.state)  # type: ignore[union-attr]
-                if data != activation.data:
-                    if len(data) > limits.MAX_BODY:
-                        raise TooLarge(f"state of {activation.id} has {len(data)} bytes, at most {limits.MAX_BODY}")
-                    activation.data = data
-                    outcome.key = activation.key
-                    outcome.cell = Cell(activation.definition.state_version, data)
-                    outcome.size_bytes += len(data) + len(activation.key)
-        except Exception as error:
-            self._failed(activation, work, error, started)
-            return
-        outcome.sends = outgoing.sends
-        outcome.size_bytes += outgoing.sent_bytes
-        if outcome.reply:
-            outcome.size_bytes += len(outcome.reply.body)
-        self._count(activation.id.type, "ok", started)
-        activation.queue.popleft()
+        if data is not None:
+            outcome.reply = ReplyRecord(envelope.reply, data)
+            outcome.size_bytes += len(data)
+        activation.ended(work)
         self._finish(outcome)
         self._next(activation)
 
-    def _failed(self, activation: Activation, work: Work, error: Exception, started: float) -> None:
-        """Roll the agent back; try again after a pause, or give up on the message."""
+    async def _count_first(self, activation: Activation, work: Work) -> None:
+        """In careful mode an attempt is committed as failed before it starts."""
+        envelope = work.envelope
+        assert envelope is not None
         work.attempt += 1
+        work.counted = True
+        await self.commit(self._moves(work, envelope, DueKind.RETRY, int(self._settings.wall() * 1000)))
+        self._start(activation, work, envelope)
+
+    def _moves(self, work: Work, envelope: Envelope, kind: DueKind, at: int) -> Outcome:
+        """The work waits as a due record from the next commit on."""
+        outcome = Outcome(work, ends=False)
+        body = DueBody(
+            envelope=envelope.pack(), attempt=work.attempt, every=work.every, cron=work.cron, stored=work.stored
+        )
+        if work.timer:
+            outcome.moves_to = DueAdd(work.due, at, DueKind.TIMER, body.encode(), work.timer, work.lane)
+        else:
+            key = work.due or due_key(self._shard, envelope.target, work.where)
+            outcome.moves_to = DueAdd(key, at, kind, body.encode(), lane=work.lane)
+        outcome.size_bytes += len(envelope.body) + 256
+        return outcome
+
+    # -- how a turn ends
+
+    def _succeeded(self, activation: Activation, turn: Turn, handler: Any, result: Any, started: float) -> None:
+        work = turn.work
+        envelope = work.envelope
+        assert envelope is not None
+        outcome = Outcome(work)
+        try:
+            if turn.sends and self.too_far_ahead:
+                raise MailboxFull("what this shard has sent and not delivered is over its limit")
+            if envelope.reply:
+                type_name, body = handler.encode_result(result)
+                self._reply(outcome, envelope, Reply(envelope.id, str(activation.id), body, type=type_name))
+            if activation.definition.has_state and not turn.destroyed:
+                self._changed(activation, outcome)
+            if turn.timers:
+                self._timers(activation, turn.timers, outcome)
+        except Exception as error:
+            self._failed(activation, turn, error, started)
+            return
+        if turn.destroyed:
+            self._destroy(activation, outcome)
+        for key, cell in turn.saved_cells(retried=False).items():
+            outcome.cell(key, cell)
+        if work.timer and not (turn.timers and work.timer in turn.timers) and not turn.destroyed:
+            self._again_later(work, envelope, outcome)
+        self._count(activation.id.type, "ok", started)
+        outcome.activation = activation
+        if turn.is_large:
+            self._in_background(self._spill(activation, turn, outcome), activation)
+            return
+        outcome.sends = turn.sends
+        outcome.size_bytes += turn.sent_bytes
+        self._completed(activation, outcome)
+
+    def _changed(self, activation: Activation, outcome: Outcome) -> None:
+        data = activation.definition.dump_state(activation.agent.state)  # type: ignore[union-attr]
+        if data != activation.data:
+            if len(data) > limits.MAX_BODY:
+                raise TooLarge(f"state of {activation.id} has {len(data)} bytes, at most {limits.MAX_BODY}")
+            activation.data = data
+            outcome.cell(activation.key, Cell(activation.definition.state_version, data))
+
+    def _reply(self, outcome: Outcome, envelope: Envelope, reply: Reply) -> None:
+        packed = reply.pack()
+        if len(packed) > limits.MAX_BODY:
+            raise TooLarge(f"the answer to {envelope.type} has {len(packed)} bytes, at most {limits.MAX_BODY}")
+        outcome.reply = ReplyRecord(envelope.reply, packed)
+        outcome.size_bytes += len(packed)
+        if envelope.repeatable:
+            key = reply_key(self._shard, envelope.id)
+            expires = envelope.deadline + int(self._settings.dedupe_window * 1000)
+            outcome.cell(key, Cell(0, packed))
+            outcome.due = [*(outcome.due or ()), DueAdd(key, expires, DueKind.REPLY, None)]
+            self._replied[key] = packed
+            outcome.after = lambda: self._recorded_now(key)
+
+    def _recorded_now(self, key: str) -> None:
+        if key in self._replied:
+            self._replied[key] = None
+
+    def _timers(self, activation: Activation, timers: Mapping[str, Any], outcome: Outcome) -> None:
+        outcome.agent = activation.id
+        outcome.unname = []
+        for name, timer in timers.items():
+            for queue in (activation.normal, activation.urgent or []):
+                for other in [w for w in queue if w.timer == name and w is not outcome.work]:
+                    queue.remove(other)
+            outcome.unname.append(name)
+            if timer is not None:
+                key = timer_key(self._shard, activation.id, name, timer.envelope.id)
+                body = DueBody(
+                    envelope=timer.envelope.pack(), every=timer.every, cron=timer.cron, stored=self._settings.wall()
+                ).encode()
+                outcome.due = [*(outcome.due or ()), DueAdd(key, timer.at, DueKind.TIMER, body, name)]
+                outcome.size_bytes += len(body) + 256
+
+    def _again_later(self, work: Work, envelope: Envelope, outcome: Outcome) -> None:
+        """A recurring timer goes on with its next occurrence; what was missed is not made up for."""
+        if work.due not in self._due.live or not (work.every or work.cron):
+            return
+        at = next_occurrence(envelope.not_before / 1000, work.every, work.cron, self._settings.wall())
+        work.attempt = 0
+        base = replace(envelope, id=envelope.id.rpartition("@")[0], not_before=0)
+        outcome.moves_to = self._moves(work, base, DueKind.TIMER, int(at * 1000)).moves_to
+
+    def _destroy(self, activation: Activation, outcome: Outcome) -> None:
+        """The agent ends, with all that waits for it outside the mailbox; later messages find it new."""
+        outcome.cell(activation.key, Cell(activation.definition.state_version, None))
+        prefix = tuple(f"{self._shard}.{kind}.{activation.key.split('.', 2)[2].rpartition('.')[0]}." for kind in "dt")
+        outcome.undue = [key for key in self._due.live if key.startswith(prefix)]
+        gone = set(outcome.undue)
+        for queue in (activation.normal, activation.urgent or []):
+            for other in [w for w in queue if w.due in gone and w is not outcome.work]:
+                queue.remove(other)
+        activation.data = None
+        self._make(activation)
+
+    async def _spill(self, activation: Activation, turn: Turn, outcome: Outcome) -> None:
+        """A large fan-out: its parts are stored first, and go out one after the other once the turn is committed."""
+        envelope = turn.work.envelope
+        assert envelope is not None
+        wall = int(self._settings.wall() * 1000)
+        outcome.due = list(outcome.due or ())
+        count = 0
+        for count, body in enumerate(_pieces(turn.sends), 1):
+            key = piece_key(self._shard, activation.id, envelope.id, count)
+            await self.save(key, body, ())
+            outcome.due.append(DueAdd(key, wall, DueKind.PIECE, None))
+            outcome.size_bytes += len(key) + 32
+        activation.pieces += count
+        self._completed(activation, outcome)
+
+    def piece_sent(self, agent: AgentId) -> None:
+        """One part of what an agent has sent is committed to the outbox."""
+        activation = self._agents.get(agent)
+        if activation is not None and activation.pieces:
+            activation.pieces -= 1
+            if not activation.pieces and activation.state is State.WAITING:
+                self._schedule(activation)
+
+    def _completed(self, activation: Activation, outcome: Outcome) -> None:
+        assert outcome.work is not None
+        activation.ended(outcome.work)
+        outcome.work.counted = False
+        self._finish(outcome)
+        self._next(activation)
+
+    def _failed(self, activation: Activation, turn: Turn, error: Exception, started: float) -> None:
+        """Roll the agent back; try again after a pause, or give up on the message."""
+        work = turn.work
+        envelope = work.envelope
+        assert envelope is not None
+        if not work.counted:
+            work.attempt += 1
+        work.counted = False
         try:
             self._make(activation)
         except Exception as load_error:
-            self._unloadable(activation, load_error)  # what is in memory is of the failed turn
+            self._not_loadable(activation, load_error)  # what is in memory is of the failed turn
             return
-        if self._policy(work).retries(error, work.attempt):
-            pause = self._policy(work).pause(work.attempt, self._settings.chance.random())
-            log.warning(
-                "turn failed, will be tried again",
-                exc_info=error,
-                extra={"agent": str(activation.id), "message_id": work.envelope.id, "attempt": work.attempt},
-            )
-            self._count(activation.id.type, "retry", started)
-            activation.timer = asyncio.get_running_loop().call_later(pause, self._again, activation)
+        policy = self._policy(work)
+        if not policy.retries(error, work.attempt):
+            self._give_up(activation, work, error, started, turn)
             return
-        activation.queue.popleft()
-        self._end(work, error, started)
+        pause = policy.pause(work.attempt, self._settings.chance.random())
+        log.warning(
+            "turn failed, will be tried again",
+            exc_info=error,
+            extra={"agent": str(activation.id), "message_id": envelope.id, "attempt": work.attempt},
+        )
+        self._count(activation.id.type, "retry", started)
+        outcome = self._moves(work, envelope, DueKind.RETRY, int((self._settings.wall() + pause) * 1000))
+        for key, cell in turn.saved_cells(retried=True).items():
+            outcome.cell(key, cell)
+        if work.timer or not activation.definition.options.ordered:
+            activation.ended(work)
+        else:
+            work.not_before = asyncio.get_running_loop().time() + pause
+        self._finish(outcome)
         self._next(activation)
 
     def _policy(self, work: Work) -> RetryPolicy:
-        if work.envelope.reply:
+        envelope = work.envelope
+        assert envelope is not None
+        if envelope.reply:
             return CALL_POLICY
-        topic = work.envelope.topic
+        topic = envelope.topic
         if topic is not None and topic.type in self._settings.retry_by_topic:
             return self._settings.retry_by_topic[topic.type]
         return self._settings.retry
 
-    def _again(self, activation: Activation) -> None:
-        activation.timer = None
-        if not self.stopping:
-            self._ready.append(activation)
-            self._work.set()
-
     def _next(self, activation: Activation) -> None:
-        if activation.queue:
-            self._ready.append(activation)
-            self._work.set()
-        else:
-            activation.busy = False
+        activation.state = State.IDLE
+        if activation.normal or activation.urgent:
+            self._schedule(activation)
 
-    def _end(self, work: Work, error: Exception, started: float) -> None:
+    def _give_up(
+        self, activation: Activation, work: Work, error: Exception, started: float, turn: Turn | None = None
+    ) -> None:
+        activation.ended(work)
+        self._end(work, error, started, turn)
+        self._next(activation)
+
+    def _end(self, work: Work, error: Exception, started: float, turn: Turn | None = None) -> None:
         """The message is not tried (again): a call gets the error, anything else becomes a dead letter."""
         envelope = work.envelope
+        assert envelope is not None
         outcome = Outcome(work)
         if envelope.reply:
-            outcome.reply = ReplyRecord(envelope.reply, error_reply(envelope.id, str(envelope.target), error).pack())
+            self._reply(outcome, envelope, error_reply(envelope.id, str(envelope.target), error))
         else:
             outcome.dead = dead_letter(envelope, error, attempts=work.attempt, now=self._settings.wall())
             self._stats.dead_letters[type(error).__name__] += 1
         outcome.size_bytes += len(envelope.body) + 1024
+        if turn is not None:
+            for key, cell in turn.saved_cells(retried=False).items():
+                outcome.cell(key, cell)
+        if work.timer:
+            self._again_later(work, envelope, outcome)
         log.warning(
             "message given up",
             exc_info=error,
@@ -510,15 +670,134 @@ class Turns:
         self._finish(outcome)
 
     def _finish(self, outcome: Outcome) -> None:
+        if outcome.activation is not None:
+            outcome.activation.pending += 1
         self.outcomes.append(outcome)
         self._settings.passed(Point.TURN_DONE)
-        self.finished.set()
+        if not outcome.lazy:
+            self.finished.set()
 
     def _count(self, agent_type: str, result: str, started: float) -> None:
         self._stats.turns[agent_type, result] += 1
         if started:
             spent = self._stats.turn_seconds
             spent[agent_type] = spent.get(agent_type, 0.0) + self._settings.timer() - started
+
+    # -- what a turn needs of its shard
+
+    @property
+    def queries(self) -> QueryClient:
+        """Asks past the log."""
+        return self._calls.queries
+
+    def target(self, agent: AgentId) -> Target:
+        """Return where an agent's messages go. Raises UnknownAgentType."""
+        return self._routes.current.target(agent)
+
+    def targets(self, topic: TopicId) -> list[Target]:
+        return list(self._routes.current.targets(topic))
+
+    def wall(self) -> float:
+        return self._settings.wall()
+
+    def add(self, outcome: Outcome) -> None:
+        """Let the next commit make something true that is no turn's end."""
+        self._finish(outcome)
+
+    async def commit(self, outcome: Outcome) -> None:
+        """Wait until a commit has made it true."""
+        outcome.future = asyncio.get_running_loop().create_future()
+        self._finish(outcome)
+        await outcome.future
+
+    async def save(self, key: str, data: bytes | None, sends: tuple[Send, ...]) -> None:
+        """Commit a cell, and messages with it, before the turn goes on."""
+        outcome = Outcome()
+        if data is not None:
+            outcome.cell(key, Cell(0, data))
+        outcome.sends = sends
+        outcome.size_bytes += sum(len(send.packed) for send in sends)
+        await self.commit(outcome)
+
+    async def read_saved(self, key: str) -> bytes | None:
+        """Return what an earlier attempt of this turn has saved."""
+        cell = (await self._loader.read([key]))[key]
+        return cell.data if cell is not None else None
+
+    def expect_reply(self) -> tuple[str, asyncio.Future[Reply]]:
+        return self._calls.expect()
+
+    def forget_reply(self, reply_to: str) -> None:
+        self._calls.forget(reply_to)
+
+    def give_up_call(self, target: Target, call: str) -> None:
+        """Tell the callee that nobody waits any more; it may be too late."""
+        self._calls.give_up(MeshNames(self._settings.mesh).pool(target.pool.pool).cancel(target.shard), call)
+
+    def waits(self, waiting: int) -> None:
+        self._waiting += waiting
+        if waiting > 0:
+            self._work.set()
+
+    async def call_at_once(
+        self,
+        envelope: Envelope,
+        target: AgentId,
+        type_name: str,
+        body: bytes,
+        timeout: float | None,
+        headers: Mapping[str, str],
+    ) -> tuple[str, bytes]:
+        """Call without saving the call first: for agents whose turns are not recorded either."""
+        return await self._calls.call(
+            target,
+            type_name,
+            body,
+            timeout=timeout,
+            headers=headers,
+            sender=envelope.target,
+            chain=(*envelope.chain, str(envelope.target)),
+            trace=envelope.trace,
+            not_after=envelope.deadline / 1000 if envelope.deadline else None,
+        )
+
+    def cancel_call(self, call: str) -> None:
+        """The caller has given up: stop the turn, or do not start it. What is committed stays."""
+        running = self._calling.get(call)
+        if running is not None:
+            task, work = running
+            work.cancelled = True
+            task.cancel()
+            return
+        for activation in self._agents.values():
+            for queue in (activation.normal, activation.urgent or ()):
+                for work in queue:
+                    if work.envelope is not None and work.envelope.reply and work.envelope.id == call:
+                        work.cancelled = True
+
+    # -- room in the window
+
+    def park(self, inlet: Inlet, up_to: int) -> int:
+        """Let what is not finished up to a position of an inlet wait as due records; return how many.
+
+        Closed to the front: of each agent everything unfinished up to there goes, the running one too, so that
+        "records first, by position" stays the order of the log.
+        """
+        parked = 0
+        at = int(self._settings.wall() * 1000)
+        for activation in self._agents.values():
+            for queue in (activation.normal, activation.urgent or ()):
+                for depth, work in enumerate(queue):
+                    position = work.position
+                    if work.due or work.inlet != inlet or position is None or position.sequence > up_to:
+                        continue
+                    assert work.envelope is not None
+                    outcome = self._moves(work, work.envelope, DueKind.PARKED, at)
+                    if depth >= limits.PARKED_IN_MEMORY:
+                        outcome.after = _unloader(work)
+                    self._finish(outcome)
+                    parked += 1
+        return parked
 
     # -- the end
 
@@ -549,7 +828,7 @@ class Turns:
     @property
     def is_idle(self) -> bool:
         """Whether no message waits, no turn runs, and nothing waits for its commit."""
-        return not self.outcomes and not any(a.queue for a in self._agents.values())
+        return not self.outcomes and all(a.is_idle for a in self._agents.values())
 
     def key_of(self, agent: AgentId) -> str:
         """Table key of the agent's state."""
@@ -561,4 +840,64 @@ class Turns:
         return activation.data if activation else None
 
 
-CALL_POLICY = RetryPolicy(attempts=1)
+def _cancelled_inside(error: BaseException) -> RuntimeError:
+    """Return the error of a turn in which something else than the turn was cancelled."""
+    made = RuntimeError("what the handler waited for was cancelled")
+    made.__cause__ = error
+    return made
+
+
+def _unloaded(activation: Activation) -> list[Work]:
+    """The next messages of an agent that are only in their records' cells."""
+    return [
+        work
+        for queue in (activation.normal, activation.urgent or ())
+        for work in queue[: limits.PARKED_IN_MEMORY]
+        if work.envelope is None
+    ]
+
+
+def fill(work: Work, data: bytes) -> bool:
+    """Give a work what its due record holds; False when that cannot be read."""
+    try:
+        body = DueBody.decode(data)
+        work.envelope = Envelope.from_map(msgpack.unpackb(body.envelope))
+    except (DecodeError, ValueError):
+        return False
+    work.attempt, work.every, work.cron, work.stored = body.attempt, body.every, body.cron, body.stored
+    work.size_bytes = len(data)
+    return True
+
+
+def _unloader(work: Work) -> Callable[[], None]:
+    """Return what takes a parked message out of memory once its record is committed."""
+
+    def unload() -> None:
+        if work.due and not work.started:
+            work.envelope = None
+
+    return unload
+
+
+def _pieces(sends: Sequence[Send]) -> list[bytes]:
+    pieces: list[bytes] = []
+    part: list[Any] = []
+    size_bytes = 0
+    for send in sends:
+        pool = send.target.pool
+        part.append((pool.pool, pool.incarnation, send.target.shard, send.lane.value, send.packed))
+        size_bytes += len(send.packed) + 64
+        if size_bytes >= limits.PIECE_BYTES:
+            pieces.append(msgpack.packb(part))
+            part, size_bytes = [], 0
+    if part:
+        pieces.append(msgpack.packb(part))
+    return pieces
+
+
+def unpack_piece(data: bytes) -> list[tuple[str, str, int, str, bytes]]:
+    """Return the messages of a part: pool, incarnation, shard, lane, packed envelope. Raises DecodeError."""
+    try:
+        return [tuple(item) for item in msgpack.unpackb(data)]
+    except Exception as error:
+        raise DecodeError(f"piece of a fan-out: {error!r}") from error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 from pydantic import BaseModel
 from starling import Agent, AgentId, Context, Topic, TopicId, event, query, rpc
 from starling.errors import DecodeError, SpecError, UnregisteredType
+
+from tests.unit.authoring.outbox import Outbox
 
 
 class Question(BaseModel):
@@ -34,32 +35,6 @@ class Oracle(Agent):
 
     @event
     async def told(self, message: Answer) -> None: ...
-
-
-class Outbox:
-    """Keeps what a turn says, in order; every call gets the same answer."""
-
-    def __init__(self, answer: tuple[str, bytes] = ("Answer", b'{"text":"42"}')) -> None:
-        self.said: list[tuple[Any, ...]] = []
-        self.answer = answer
-
-    def send(self, target: AgentId, type_name: str, body: bytes, headers: Mapping[str, str]) -> None:
-        self.said.append(("send", target, type_name, body, dict(headers)))
-
-    def publish(self, topic: TopicId, type_name: str, body: bytes, headers: Mapping[str, str]) -> None:
-        self.said.append(("publish", topic, type_name, body, dict(headers)))
-
-    async def call(
-        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
-    ) -> tuple[str, bytes]:
-        self.said.append(("call", target, type_name, body, dict(headers), timeout))
-        return self.answer
-
-    async def query(
-        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
-    ) -> tuple[str, bytes]:
-        self.said.append(("query", target, type_name, body, dict(headers), timeout))
-        return self.answer
 
 
 def context(outbox: Outbox, headers: Mapping[str, str] | None = None) -> Context:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydantic import BaseModel
 from starling import Agent, AgentId, Context, Topic, TopicId, event, message, rpc
 from starling.agent import definition
 from starling.handlers import Kind
+
+from tests.unit.authoring.outbox import Outbox
 
 MILESTONES = Topic("airport.milestone")
 
@@ -82,31 +82,6 @@ class Airport(Agent[AirportState]):
         ctx.agent(Weather, "hub").observed(Observation(0.0))
         celsius: float | None = weather.celsius
         return Report(text=f"{self.id.key}: {self.state.movements} movements, {celsius} C")
-
-
-class Outbox:
-    """Keeps what a turn says, in order; every call gets the same answer."""
-
-    def __init__(self, answer: tuple[str, bytes]) -> None:
-        self.said: list[tuple[Any, ...]] = []
-        self.answer = answer
-
-    def send(self, target: AgentId, type_name: str, body: bytes, headers: Mapping[str, str]) -> None:
-        self.said.append(("send", target, type_name, body, dict(headers)))
-
-    def publish(self, topic: TopicId, type_name: str, body: bytes, headers: Mapping[str, str]) -> None:
-        self.said.append(("publish", topic, type_name, body, dict(headers)))
-
-    async def call(
-        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
-    ) -> tuple[str, bytes]:
-        self.said.append(("call", target, type_name, body, dict(headers), timeout))
-        return self.answer
-
-    async def query(
-        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
-    ) -> tuple[str, bytes]:
-        raise AssertionError(f"nobody is asked here, but {target}")
 
 
 def context(outbox: Outbox) -> Context:

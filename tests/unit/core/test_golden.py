@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from starling.core.envelope import Envelope, open_frame
 from starling.core.ids import AgentId, PoolName, ShardId, TopicId
-from starling.core.names import INLETS, Lane
+from starling.core.names import Inlet, Lane, Origin
 from starling.core.overlay import TableValue
 from starling.core.record import (
     DEAD,
@@ -26,7 +26,7 @@ from starling.core.record import (
 )
 from starling.core.reply import Reply
 
-OUTSIDE, FRAMES = INLETS
+OUTSIDE, FRAMES = Inlet(Origin.OUTSIDE, Lane.NORMAL), Inlet(Origin.FRAMES, Lane.NORMAL)
 TARGET = Target(PoolName("airports"), "inc12345", ShardId(3), "n")
 LETTERS = Target(PoolName("airports"), "inc12345", ShardId(0), DEAD)
 SOURCE = Source("inc12345.7", Lane.NORMAL)

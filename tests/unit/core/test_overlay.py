@@ -159,4 +159,4 @@ def test_the_oldest_version_is_that_of_the_cell_committed_longest_ago() -> None:
 def test_no_record_goes_that_something_needs(
     own_last: int, snapshot: int, cell: int | None, frame: int | None, bound: int
 ) -> None:
-    assert purge_bound(own_last=own_last, snapshot=snapshot, oldest_cell=cell, oldest_frame=frame) == bound
+    assert purge_bound(own_last=own_last, snapshot=snapshot, needed=(cell, frame)) == bound

@@ -277,8 +277,7 @@ class Shard:
         bound = purge_bound(
             own_last=self.last,
             snapshot=self.snapshot,
-            oldest_cell=self.overlay.oldest(),
-            oldest_frame=self.outbox.oldest_record(),
+            needed=(self.overlay.oldest(), self.outbox.oldest_record()),
         )
         self.journal = {sequence: one for sequence, one in self.journal.items() if sequence >= bound}
 

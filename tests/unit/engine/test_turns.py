@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import starling.testing
 from starling import Agent, AgentId, Context, Topic, event, rpc
-from starling.core import limits
 from starling.core.ids import shard_of
 from starling.core.names import bucket_subject, cell_key
 from starling.core.overlay import TableValue
@@ -213,7 +212,7 @@ async def test_a_turn_that_fails_changes_no_state_and_sends_nothing(what: str) -
         assert (await mesh.state(Echo, "k")).numbers == [1, 3]
         (letter,) = await mesh.dead_letters()
     assert letter.envelope.type == "TurnDo"
-    final = {"large": ("TooLarge", 1), "nobody": ("UnknownAgentType", 1), "cancelled": ("RuntimeError", 3)}
+    final = {"nobody": ("UnknownAgentType", 1), "cancelled": ("RuntimeError", 3)}
     assert (letter.reason, letter.attempts) == final.get(what, ("ValueError", 3))
 
 
@@ -273,15 +272,6 @@ async def test_a_callers_deadline_bounds_the_calls_that_it_makes() -> None:
         answer = await mesh.call(AgentId("linked", "a"), TurnPath(["linked/b", "late"]), timeout=7)
         deadline = float(answer.split()[1])
     assert wall < deadline <= wall + 8
-
-
-async def test_a_turn_that_sends_too_much_is_a_failed_turn_and_says_what_to_do() -> None:
-    async with doers() as mesh:
-        await mesh.send(AgentId("doer", "k"), TurnDo(1, "large"))
-        await mesh.idle()
-        (letter,) = await mesh.dead_letters()
-    assert f"more than {limits.MAX_BODY} bytes" in letter.text
-    assert "in several turns" in letter.text
 
 
 @pytest.mark.row("RT-39", part="never a fresh start, its message is kept, others run")

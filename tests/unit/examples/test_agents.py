@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from starling import Agent, AgentId, Context, TopicId
@@ -11,33 +10,19 @@ from starling.agent import definition
 from starling.messages import encode
 
 from examples.flights.flights import Aircraft, AircraftState, Airport, AirportState, Departed, Movement
+from tests.unit.authoring.outbox import Outbox
 
 
-class Outbox:
+class Published(Outbox):
     """Keeps what a turn publishes, in order."""
 
-    def __init__(self) -> None:
-        self.published: list[tuple[TopicId, str, Any]] = []
-
-    def send(self, target: AgentId, type_name: str, body: bytes, headers: Mapping[str, str]) -> None:
-        raise AssertionError(f"nobody is sent anything here, but {target}")
-
-    def publish(self, topic: TopicId, type_name: str, body: bytes, headers: Mapping[str, str]) -> None:
-        self.published.append((topic, type_name, json.loads(body)))
-
-    async def call(
-        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
-    ) -> tuple[str, bytes]:
-        raise AssertionError(f"nobody is called here, but {target}")
-
-    async def query(
-        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
-    ) -> tuple[str, bytes]:
-        raise AssertionError(f"nobody is asked here, but {target}")
+    @property
+    def published(self) -> list[tuple[TopicId, str, Any]]:
+        return [(topic, name, json.loads(body)) for what, topic, name, body, _ in self.said if what == "publish"]
 
 
-async def _turns(agent: Agent[Any], *messages: object) -> Outbox:
-    outbox = Outbox()
+async def _turns(agent: Agent[Any], *messages: object) -> Published:
+    outbox = Published()
     made = definition(type(agent))
     for message in messages:
         context = Context(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import Context
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from starling.adapters.memory.contents import Contents, header_bytes, stored_bytes
 from starling.adapters.memory.replica import Removed, Replicas, TakenOut
 from starling.adapters.memory.subjects import matches
-from starling.core.names import MESSAGE_ID
+from starling.core.names import MESSAGE_ID, TTL
 from starling.ports.store import Answer, Expect, Headers, Message, Refused, Stored, StreamInfo, StreamSpec
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class MemoryStream:
         self._ids: dict[str, tuple[int, float]] = {}
         self._ages: deque[tuple[float, Message]] = deque()
         self._markers: deque[tuple[float, Message]] = deque()
+        self._ttls: list[tuple[float, int, Message]] = []
+        """Messages with a time to live of their own: when they end, sequence, message."""
         self._alarm: asyncio.TimerHandle | None = None
         self._set(spec)
 
@@ -124,6 +127,10 @@ class MemoryStream:
         if spec.max_age is not None and MARKER_REASON not in (message.headers or {}):
             self._ages.append((self._loop.time() + spec.max_age, message))
             self._set_alarm()
+        elif spec.marker_ttl is not None and (ttl := _own_ttl(message)) is not None:
+            ends = self._loop.time() + ttl
+            heapq.heappush(self._ttls, (ends, message.sequence, message))
+            self._set_alarm()
         for reader in self.readers:
             reader.offer(message)
 
@@ -156,8 +163,10 @@ class MemoryStream:
     # -- expiry
 
     def _set_alarm(self) -> None:
-        if self._alarm is None:
-            times = [entries[0][0] for entries in (self._ages, self._markers) if entries]
+        if self._alarm is None or self._ttls:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            times = [entries[0][0] for entries in (self._ages, self._markers, self._ttls) if entries]
             if times:
                 self._alarm = self._loop.call_at(min(times), self._expire, context=self._context)
 
@@ -169,6 +178,8 @@ class MemoryStream:
         while self._ages and self._ages[0][0] <= now:
             _, message = self._ages.popleft()
             self._expired(message, now)
+        while self._ttls and self._ttls[0][0] <= now:
+            self._expired(heapq.heappop(self._ttls)[2], now)
         while self._markers and self._markers[0][0] <= now:
             _, marker = self._markers.popleft()
             if self.contents.last(marker.subject) == marker:
@@ -221,3 +232,17 @@ class MemoryStream:
             duplicate_window=self._window,
             replicas=self.spec.replicas,
         )
+
+
+def _own_ttl(message: Message) -> float | None:
+    """The time to live that a message brings along, in seconds; a marker's is kept apart."""
+    headers = message.headers
+    if headers is None or TTL not in headers or MARKER_REASON in headers:
+        return None
+    return _seconds(headers[TTL])
+
+
+def _seconds(text: str) -> float:
+    """Read a time to live as the server takes it: a number of seconds, or with a unit."""
+    unit = {"s": 1.0, "m": 60.0, "h": 3600.0}.get(text[-1:])
+    return float(text[:-1]) * unit if unit else float(text)

@@ -1,0 +1,114 @@
+"""An agent in memory, with the messages that wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+from enum import IntEnum
+from typing import Any
+
+from starling.agent import Agent, AgentDefinition
+from starling.core.ids import AgentId
+from starling.core.names import Lane
+from starling.core.priority import BOUND
+from starling.engine.work import Work
+
+
+class State(IntEnum):
+    """What an agent is doing, as its shard sees it."""
+
+    IDLE = 0
+    """Nothing waits for it."""
+    READY = 1
+    """It waits for its turn."""
+    COLD = 2
+    """Its state, or the body of its next message, is being loaded."""
+    RUNNING = 3
+    """A turn runs."""
+    WAITING = 4
+    """Its next message waits for a time, or for what it has sent to be on its way."""
+
+
+class Activation:
+    """One agent of a shard. data: its state after the last good turn, encoded; committed: as the journal has it;
+    None: as new.
+
+    normal, urgent: what waits, in the order of the log per lane; first come those that have a due record.
+    """
+
+    __slots__ = (
+        "agent",
+        "committed",
+        "data",
+        "definition",
+        "id",
+        "key",
+        "normal",
+        "pending",
+        "pieces",
+        "ready",
+        "run",
+        "state",
+        "timer",
+        "urgent",
+        "used",
+    )
+
+    def __init__(self, agent_id: AgentId, definition: AgentDefinition, key: str) -> None:
+        self.id = agent_id
+        self.definition = definition
+        self.key = key
+        self.agent: Agent[Any] | None = None
+        self.data: bytes | None = None
+        self.committed: bytes | None = None
+        self.normal: list[Work] = []
+        self.urgent: list[Work] | None = None
+        self.state = State.IDLE
+        self.ready = -1
+        self.run = 0
+        """Urgent turns in a row while a normal message waited."""
+        self.pieces = 0
+        """Parts of what a turn has sent that are not in the outbox yet."""
+        self.pending = 0
+        """Outcomes that are not committed yet."""
+        self.timer: asyncio.TimerHandle | None = None
+        self.used = 0.0
+        """When its last turn started, by the loop's clock."""
+
+    def lane(self, lane: Lane) -> list[Work]:
+        """Return the queue of a lane."""
+        if lane is Lane.NORMAL:
+            return self.normal
+        if self.urgent is None:
+            self.urgent = []
+        return self.urgent
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing waits, runs or is about to be committed."""
+        return not (self.state or self.normal or self.urgent or self.pending or self.pieces)
+
+    def next_work(self, now: float) -> Work | None:
+        """Return whose turn it is: urgent first, with a bound; None when nothing waits, or only for later."""
+        normal, urgent = self.normal, self.urgent
+        if not urgent:
+            return normal[0] if normal and normal[0].not_before <= now else None
+        may_normal = bool(normal) and normal[0].not_before <= now
+        if urgent[0].not_before > now:
+            return normal[0] if may_normal else None
+        return normal[0] if may_normal and self.run >= BOUND - 1 else urgent[0]
+
+    def started(self, work: Work) -> None:
+        """Note whose turn it is, for the bound on waiting."""
+        self.run = self.run + 1 if self.urgent and self.normal and work.lane is Lane.URGENT else 0
+
+    def wakes_at(self) -> float | None:
+        """When the first of those that wait for a time may go, by the loop's clock."""
+        return min((queue[0].not_before for queue in (self.normal, self.urgent) if queue), default=None)
+
+    def ended(self, work: Work) -> None:
+        """Take the work out of its queue."""
+        queue = self.lane(work.lane)
+        if queue and queue[0] is work:
+            del queue[0]
+        elif work in queue:
+            queue.remove(work)

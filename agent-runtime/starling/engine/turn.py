@@ -1,0 +1,457 @@
+"""One turn as its handler sees it from inside: what it sends, calls, saves and sets, for the commit to make true."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import msgpack
+
+from starling.codec import Codec
+from starling.core import limits
+from starling.core.due import step_key
+from starling.core.envelope import Envelope
+from starling.core.ids import AgentId, TopicId
+from starling.core.priority import Priority, lane_of
+from starling.core.record import Cell
+from starling.core.reply import Reply
+from starling.core.routes import Target
+from starling.engine.query_client import QueryClient
+from starling.engine.work import SavedStep, Send, Work
+from starling.errors import CallCycle, CallTimeout, DecodeError, MeshError, NotDeterministic, SpecError, TooLarge
+from starling.messages import decode, encode
+
+if TYPE_CHECKING:
+    from starling.engine.activation import Activation
+
+CANCEL_TYPE: Final = "starling.cancel"
+"""A message to the shard, not to the agent: takes a delayed message back."""
+
+
+class Timer:
+    """A timer to set. at: first occurrence, milliseconds since 1970; every: seconds, cron: a rule, for further ones."""
+
+    __slots__ = ("at", "cron", "envelope", "every")
+
+    def __init__(self, at: int, every: float, cron: str, envelope: Envelope) -> None:
+        self.at = at
+        self.every = every
+        self.cron = cron
+        self.envelope = envelope
+
+
+class Shard(Protocol):
+    """What a turn needs of its shard."""
+
+    @property
+    def queries(self) -> QueryClient: ...
+
+    def target(self, agent: AgentId) -> Target: ...
+
+    def targets(self, topic: TopicId) -> list[Target]: ...
+
+    def wall(self) -> float: ...
+
+    async def save(self, key: str, data: bytes | None, sends: tuple[Send, ...]) -> None:
+        """Commit a cell, and messages with it, before the turn goes on."""
+        ...
+
+    async def read_saved(self, key: str) -> bytes | None: ...
+
+    def expect_reply(self) -> tuple[str, asyncio.Future[Reply]]: ...
+
+    def forget_reply(self, reply_to: str) -> None: ...
+
+    def give_up_call(self, target: Target, call: str) -> None: ...
+
+    def waits(self, waiting: int) -> None:
+        """A turn waits for a call (+1), or goes on (-1): it needs no slot meanwhile."""
+        ...
+
+    async def call_at_once(
+        self,
+        envelope: Envelope,
+        target: AgentId,
+        type_name: str,
+        body: bytes,
+        timeout: float | None,
+        headers: Mapping[str, str],
+    ) -> tuple[str, bytes]: ...
+
+
+class Turn:
+    """Collects what one turn does beside changing its agent's state."""
+
+    __slots__ = (
+        "_activation",
+        "_envelope",
+        "_shard",
+        "_steps",
+        "calls",
+        "destroyed",
+        "sends",
+        "sent_bytes",
+        "timers",
+        "work",
+    )
+
+    def __init__(self, shard: Shard, activation: Activation, work: Work, envelope: Envelope) -> None:
+        self._shard = shard
+        self._activation = activation
+        self._envelope = envelope
+        self.work = work
+        self.sends: list[Send] = []
+        self.sent_bytes = 0
+        self.calls = 0
+        self.destroyed = False
+        self.timers: dict[str, Timer | None] | None = None
+        """By name; None takes the timer back."""
+        self._steps: set[str] | None = None
+
+    # -- messages
+
+    def send(
+        self, target: AgentId, type_name: str, body: bytes, headers: Mapping[str, str], priority: int, not_before: int
+    ) -> str:
+        """Add a message to one agent and return its id. Raises UnknownAgentType, TooLarge."""
+        message_id = self._next_id()
+        self._add(self._shard.target(target), message_id, type_name, body, headers, None, priority, not_before)
+        return message_id
+
+    def publish(
+        self, topic: TopicId, type_name: str, body: bytes, headers: Mapping[str, str], priority: int, not_before: int
+    ) -> None:
+        """Add a message to every agent that hears the topic. Raises TooLarge."""
+        message_id = self._next_id()
+        for target in self._shard.targets(topic):
+            if target.agent != self._envelope.target:
+                self._add(target, message_id, type_name, body, headers, topic, priority, not_before)
+
+    def cancel(self, target: AgentId, message_id: str) -> None:
+        """Take a delayed message back that has not been handed over yet."""
+        self._add(
+            self._shard.target(target), self._next_id(), CANCEL_TYPE, message_id.encode(), {}, None, Priority.URGENT, 0
+        )
+
+    def _add(
+        self,
+        target: Target,
+        message_id: str,
+        type_name: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        topic: TopicId | None,
+        priority: int,
+        not_before: int,
+    ) -> None:
+        source = self._envelope
+        packed = Envelope(
+            id=message_id,
+            type=type_name,
+            body=body,
+            target=target.agent,
+            sender=source.target,
+            topic=topic,
+            trace=source.trace,
+            created=int(self._shard.wall() * 1000),
+            headers=headers,
+            priority=priority,
+            not_before=not_before,
+        ).pack()
+        self.sent_bytes += len(packed)
+        if self.sent_bytes > limits.MAX_TURN_BYTES:
+            raise TooLarge(f"one turn sent more than {limits.MAX_TURN_BYTES} bytes; send less at once")
+        self.sends.append(Send(target, packed, lane_of(priority)))
+
+    def _next_id(self) -> str:
+        return derived_id(self._envelope.id, self._envelope.target, len(self.sends))
+
+    @property
+    def is_large(self) -> bool:
+        """Whether what it sends goes out in pieces."""
+        return self.sent_bytes > limits.MAX_BODY or len(self.sends) > limits.MAX_TURN_TARGETS
+
+    # -- timers
+
+    def set_timer(self, name: str, type_name: str, body: bytes, at: float, every: float, cron: str) -> None:
+        """Wake this agent by a message. at: seconds since 1970."""
+        source = self._envelope
+        envelope = Envelope(
+            id=derived_id(source.id, source.target, f"timer {name}"),
+            type=type_name,
+            body=body,
+            target=source.target,
+            sender=source.target,
+            created=int(self._shard.wall() * 1000),
+        )
+        if self.timers is None:
+            self.timers = {}
+        self.timers[name] = Timer(int(at * 1000), every, cron, envelope)
+
+    def cancel_timer(self, name: str) -> None:
+        """Take a timer back; nothing happens when there is none."""
+        if self.timers is None:
+            self.timers = {}
+        self.timers[name] = None
+
+    def destroy(self) -> None:
+        """End this agent with this turn: its cells, timers and delayed messages go in the same commit."""
+        self.destroyed = True
+
+    # -- steps
+
+    async def step(self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run `function` once for all attempts of this turn: its result is saved before the turn goes on."""
+        if self._steps is None:
+            self._steps = set()
+        if name in self._steps:
+            raise SpecError("step", f"this turn has a step {name!r} already; give one of them another `name`")
+        self._steps.add(name)
+        saved = await self._saved(f"step-{name}")
+        codec = _result_codec(function)
+        if saved is not None:
+            return _load_result(codec, saved.data)
+        result = function(*args, **kwargs)
+        if inspect.isawaitable(result):
+            result = await result
+        data = _dump_result(codec, result)
+        if len(data) > limits.MAX_BODY:
+            raise TooLarge(f"the result of step {name!r} has {len(data)} bytes, at most {limits.MAX_BODY}")
+        await self._save(f"step-{name}", data, ())
+        return result
+
+    async def _saved(self, name: str) -> SavedStep | None:
+        known = self.work.saved
+        if known is not None and name in known:
+            return known[name]
+        if self.work.fresh:
+            return None
+        key = self._key(name)
+        data = await self._shard.read_saved(key)
+        if data is None:
+            return None
+        return self._remember(name, SavedStep(key, data))
+
+    async def _save(self, name: str, data: bytes, sends: tuple[Send, ...]) -> SavedStep:
+        key = self._key(name)
+        await self._shard.save(key, data, sends)
+        return self._remember(name, SavedStep(key, data))
+
+    def _remember(self, name: str, step: SavedStep) -> SavedStep:
+        if self.work.saved is None:
+            self.work.saved = {}
+        self.work.saved[name] = step
+        return step
+
+    def _key(self, name: str) -> str:
+        shard = int(self._activation.key.split(".", 1)[0])
+        return step_key(shard, self._activation.id, self._envelope.id, name)  # type: ignore[arg-type]
+
+    # -- calls
+
+    async def call(
+        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
+    ) -> tuple[str, bytes]:
+        """Call another agent and wait for its answer: saved before it is sent, so that a repeated turn makes it once.
+
+        Raises CallFailed and its kinds, RouteError, RetryLater, NotDeterministic.
+        """
+        source = self._envelope
+        if self._activation.definition.options.durability == "none":
+            self._shard.waits(1)
+            try:
+                return await self._shard.call_at_once(source, target, type_name, body, timeout, headers)
+            finally:
+                self._shard.waits(-1)
+        name = f"call-{self.calls}"
+        self.calls += 1
+        digest = hashlib.sha256(b"\0".join((str(target).encode(), type_name.encode(), body))).digest()[:16]
+        route = self._shard.target(target)
+        saved = await self._saved(name)
+        sent = saved is None
+        reply_to, answer = self._shard.expect_reply()
+        try:
+            if saved is None:
+                call_id = derived_id(source.id, source.target, f"{name} {self.work.attempt}")
+                call = SavedCall(call_id, digest, self._deadline(timeout), b"")
+                packed = self._pack_call(call, target, type_name, body, headers, reply_to)
+                saved = await self._save(name, call.encode(), (Send(route, packed, lane_of(source.priority)),))
+            call = SavedCall.decode(saved.data)
+            if call.digest != digest:
+                raise NotDeterministic(
+                    f"this turn calls {target} with {type_name} where it made another call the first time; what a "
+                    "turn calls may depend on its message, its state, steps and answers only"
+                )
+            if call.reply:
+                return _answer(saved, Reply.unpack(call.reply))
+            if not sent:
+                packed = self._pack_call(call, target, type_name, body, headers, reply_to)
+                await self._shard.save("", None, (Send(route, packed, lane_of(source.priority)),))
+            reply = await self._wait(saved, call, route, type_name, answer)
+            saved.data = SavedCall(call.id, call.digest, call.deadline, reply.pack()).encode()
+            return _answer(saved, reply)
+        finally:
+            self._shard.forget_reply(reply_to)
+
+    async def _wait(
+        self, saved: SavedStep, call: SavedCall, route: Target, type_name: str, answer: asyncio.Future[Reply]
+    ) -> Reply:
+        left = max(0.0, call.deadline / 1000 - self._shard.wall())
+        self._shard.waits(1)
+        try:
+            async with asyncio.timeout(left):
+                return await answer
+        except TimeoutError:
+            saved.failed = True
+            raise CallTimeout(f"{route.agent} did not answer {type_name} by its deadline") from None
+        except asyncio.CancelledError:
+            self._shard.give_up_call(route, call.id)
+            raise
+        finally:
+            self._shard.waits(-1)
+
+    def _deadline(self, timeout: float | None) -> int:
+        now = self._shard.wall()
+        own = self._envelope.deadline
+        if timeout is None and own:
+            return own
+        seconds = min(limits.CALL_TIMEOUT if timeout is None else timeout, limits.MAX_CALL_TIMEOUT)
+        deadline = int((now + seconds) * 1000)
+        return min(deadline, own) if own else deadline
+
+    def _pack_call(
+        self, call: SavedCall, target: AgentId, type_name: str, body: bytes, headers: Mapping[str, str], reply_to: str
+    ) -> bytes:
+        source = self._envelope
+        chain = (*source.chain, str(source.target))
+        if str(target) in chain:
+            raise CallCycle(" -> ".join((*chain, str(target))))
+        return Envelope(
+            id=call.id,
+            type=type_name,
+            body=body,
+            target=target,
+            sender=source.target,
+            reply=reply_to,
+            trace=source.trace,
+            created=int(self._shard.wall() * 1000),
+            priority=source.priority,
+            deadline=call.deadline,
+            headers=headers,
+            chain=chain,
+            repeatable=True,
+        ).pack()
+
+    async def query(
+        self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
+    ) -> tuple[str, bytes]:
+        """Ask another agent, past the log. Raises as `QueryClient.query`."""
+        source = self._envelope
+        return await self._shard.queries.query(
+            target,
+            type_name,
+            body,
+            timeout=timeout,
+            headers=headers,
+            sender=source.target,
+            trace=source.trace,
+            not_after=source.deadline / 1000 if source.deadline else None,
+        )
+
+    def wall(self) -> float:
+        """Seconds since 1970."""
+        return self._shard.wall()
+
+    # -- the end
+
+    def saved_cells(self, *, retried: bool) -> dict[str, Cell]:
+        """What becomes of saved steps and calls: all go with the end of the turn.
+
+        Before a further attempt only calls that ended in an error go, to be made anew, and answers are kept.
+        """
+        steps = self.work.saved
+        if not steps:
+            return {}
+        if not retried:
+            return {step.key: Cell(0, None) for step in steps.values()}
+        cells = {step.key: Cell(1, None) if step.failed else Cell(0, step.data) for step in steps.values()}
+        self.work.saved = {name: step for name, step in steps.items() if not step.failed}
+        return cells
+
+
+class SavedCall:
+    """A call as it is saved. deadline: milliseconds since 1970; reply: packed, once there was one."""
+
+    __slots__ = ("deadline", "digest", "id", "reply")
+
+    def __init__(self, id: str, digest: bytes, deadline: int, reply: bytes) -> None:  # noqa: A002
+        self.id = id
+        self.digest = digest
+        self.deadline = deadline
+        self.reply = reply
+
+    def encode(self) -> bytes:
+        return msgpack.packb((self.id, self.digest, self.deadline, self.reply))  # type: ignore[no-any-return]
+
+    @classmethod
+    def decode(cls, data: bytes) -> SavedCall:
+        """Raises DecodeError."""
+        try:
+            return cls(*msgpack.unpackb(data))
+        except Exception as error:
+            raise DecodeError(f"saved call: {error!r}") from error
+
+
+def derived_id(message_id: str, agent: AgentId, index: int | str) -> str:
+    """Return the id of the `index`-th message that an agent's turn of `message_id` sends; the same for a repeated turn.
+
+    The agent is part of it: one publish is heard by several agents, and each of them sends.
+    """
+    made = f"{message_id} {agent} {index}"
+    return hashlib.blake2b(made.encode(), digest_size=12).hexdigest()
+
+
+def _answer(saved: SavedStep, reply: Reply) -> tuple[str, bytes]:
+    try:
+        reply.raise_error()
+    except MeshError:
+        saved.failed = True
+        raise
+    return reply.type, reply.body
+
+
+def _result_codec(function: Callable[..., Any]) -> Codec | None:
+    """The codec of what a function says that it returns; None when it does not say."""
+    target = inspect.unwrap(function)
+    target = getattr(target, "__func__", target)
+    codec = _codecs.get(target)
+    if codec is None:
+        try:
+            annotation = inspect.signature(target, eval_str=True).return_annotation
+        except (TypeError, ValueError, NameError):
+            return None
+        if annotation is inspect.Signature.empty or annotation is Any:
+            return None
+        name = f"result of step {getattr(target, '__qualname__', target)}"
+        codec = _codecs[target] = Codec(name, annotation, limit=None)
+    return codec
+
+
+_codecs: dict[Any, Codec] = {}
+
+
+def _dump_result(codec: Codec | None, result: Any) -> bytes:
+    if codec is not None:
+        return codec.dump(result)
+    name, body = encode(result)
+    return msgpack.packb((name, body))  # type: ignore[no-any-return]
+
+
+def _load_result(codec: Codec | None, data: bytes) -> Any:
+    if codec is not None:
+        return codec.load(data)
+    name, body = msgpack.unpackb(data)
+    return decode(name, body)
