@@ -4,22 +4,31 @@ from starling import errors
 from starling.agent import Agent
 from starling.client import Mesh, connect
 from starling.context import Context
+from starling.core.error_record import ErrorRecord
 from starling.core.ids import AgentId, TopicId
+from starling.error_hooks import RESTART, on_error
 from starling.handlers import event, query, rpc
+from starling.instruments import instruments
 from starling.local_runtime import LocalRuntime, local
 from starling.messages import message
 from starling.migrations import migrate
 from starling.named_cells import Cells, OneCell, cell, cells
+from starling.offload import offload
+from starling.retrying import Retrying
 from starling.topics import Topic
+from starling.tracing import trace_event
 
 __all__ = [
+    "RESTART",
     "Agent",
     "AgentId",
     "Cells",
     "Context",
+    "ErrorRecord",
     "LocalRuntime",
     "Mesh",
     "OneCell",
+    "Retrying",
     "Topic",
     "TopicId",
     "cell",
@@ -27,9 +36,13 @@ __all__ = [
     "connect",
     "errors",
     "event",
+    "instruments",
     "local",
     "message",
     "migrate",
+    "offload",
+    "on_error",
     "query",
     "rpc",
+    "trace_event",
 ]

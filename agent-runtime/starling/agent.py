@@ -21,6 +21,7 @@ from starling.codec import Codec
 from starling.core import limits
 from starling.core.ids import AgentId, check_agent_type
 from starling.dispatch import Dispatch, Handler, handlers_of
+from starling.error_hooks import error_hooks_of
 from starling.errors import AgentConstructionError, CantHandle, DecodeError, SpecError, StateUnreadable
 from starling.handlers import HandlerMethod, Kind
 from starling.messages import is_record
@@ -141,6 +142,7 @@ class AgentDefinition:
         "_state_codec",
         "cells",
         "cls",
+        "error_hooks",
         "factory",
         "find",
         "find_query",
@@ -164,6 +166,7 @@ class AgentDefinition:
             raise SpecError(f"{cls.__qualname__}.durability", "is 'none', and cells have to be recorded; leave one out")
         self.migrations = migrations_of(cls, cls.type, self.options.version, frozenset(self.cells))
         self.hooks = _hooks_of(cls)
+        self.error_hooks = error_hooks_of(cls)
         self.handlers = handlers_of(cls, local_names, has_cells=bool(self.cells))
         dispatch = Dispatch(self.type, self.handlers, _on_unhandled(cls))
         self.find = dispatch.find

@@ -51,7 +51,10 @@ class Mesh:
         self._watch: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
-        """Hear the routes and listen for replies; an SDK for traces is configured by now, or never. Raises Unreachable."""
+        """Hear the routes and listen for replies. Raises Unreachable.
+
+        An SDK for traces that is configured later is not noticed.
+        """
         self._producer.tracing = tracing(self._wall)
         await self._calls.open()
         self._watch = asyncio.get_running_loop().create_task(
