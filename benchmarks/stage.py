@@ -83,6 +83,8 @@ class Stage:
         """Pods whose process ends at once when it is started: gone for good, as far as the mesh can see."""
         self.environment: dict[str, dict[str, str]] = {}
         """Further environment by pod, from its next start on."""
+        self.problem = ""
+        """What went wrong in the control loop last."""
         self.controlled = True
         """Whether the control loop works; without it the workers are on their own."""
         self._wake = asyncio.Event()
@@ -157,7 +159,8 @@ class Stage:
                         await self._control.route([self._pool()], [_subscription(*row) for row in TOPICS.items()])
                         routed = True
                     self.report = await self._control.look(self._pool(), None, self._code)
-                except (MeshError, OSError):
+                except (MeshError, OSError) as error:
+                    self.problem = f"{type(error).__name__}: {error}"
                     await asyncio.sleep(LOOK)  # the servers are part of what is disturbed: look again
             await self._something()
 
@@ -225,7 +228,7 @@ class Stage:
         end = loop.time() + timeout
         while not await self._is_ready():
             if loop.time() > end:
-                raise StageFailed(f"not ready after {timeout:.0f} s: owners {self.owners()}, log {self.folder}/logs")
+                raise StageFailed(f"not ready after {timeout:.0f} s: owners {self.owners()}; {self.problem}")
             await asyncio.sleep(0.05)
 
     async def _is_ready(self) -> bool:
