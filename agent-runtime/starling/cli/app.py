@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from starling.cli import agents, dead, doctor, drain, messages, status, tail
+from starling.cli import agents, archive, dead, doctor, drain, messages, status, tail
 from starling.cli.common import run
 from starling.errors import MeshError, SpecError, Unreachable
 
@@ -19,6 +19,8 @@ app.add_typer(dead.app, name="dead")
 messages.register(app)
 for command in (status.status, tail.tail, doctor.doctor, drain.drain, agents.agents):
     app.command()(command)
+app.command("export")(archive.export_agents)
+app.command("import")(archive.import_agents)
 
 
 @app.command()
