@@ -58,6 +58,13 @@ class TestMesh(Mesh):
     def _is_idle(self) -> bool:
         return all(pool.is_idle for pool in self._pools)
 
+    async def committed(self) -> None:
+        """Wait until what has been sent is handled and committed as far as it can be now: a failed message may still
+        wait for its next attempt. Raises TimeoutError after 30 s."""
+        async with asyncio.timeout(IDLE_TIMEOUT):
+            while not all(pool.is_settled for pool in self._pools):
+                await asyncio.sleep(0.001)
+
     async def advance(self, seconds: float) -> None:
         """Let time pass at once: retries, deadlines and timers that are due within it happen now."""
         self._clock.advance(seconds)
@@ -207,6 +214,10 @@ class _Pool:
         return {s for w in self.workers for s, o in w.ownership.owned.items() if o.serving.is_set()} == set(
             map(ShardId, range(self.shards))
         )
+
+    @property
+    def is_settled(self) -> bool:
+        return self.is_served and all(o.is_settled for w in self.workers for o in w.ownership.owned.values())
 
     @property
     def is_idle(self) -> bool:

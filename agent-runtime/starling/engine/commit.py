@@ -221,6 +221,11 @@ class Committer:
         )
         await self._append(record)
 
+    @property
+    def is_storing(self) -> bool:
+        """Whether a record is under way."""
+        return self._in_flight.locked()
+
     async def between_records(self) -> None:
         """Wait until no record is in flight."""
         async with self._in_flight:

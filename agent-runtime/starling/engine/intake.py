@@ -94,6 +94,11 @@ class Intake:
         return (self._reader.pending if self._reader else 0) + self.positions.unfinished
 
     @property
+    def has_read_all(self) -> bool:
+        """Whether everything that was stored has been read."""
+        return self._reader is not None and self._reader.caught_up and not self._reader.pending
+
+    @property
     def is_idle(self) -> bool:
         """Whether everything that was stored has been read and finished."""
         return self._reader is not None and self._reader.caught_up and self.lag == 0

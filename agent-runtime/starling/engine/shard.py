@@ -290,6 +290,17 @@ class OwnedShard:
             and not self._committer.has_work
         )
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was stored is read, and handled and committed as far as it can be now."""
+        return (
+            self.serving.is_set()
+            and all(intake.has_read_all for intake in self._intakes.values())
+            and self._turns.is_settled
+            and not self._committer.is_storing
+            and not self._outbox.frames
+        )
+
     async def state(self, agent: AgentId) -> bytes | None:
         """Return the agent's state after its last good turn, encoded; None when it has none yet."""
         if (data := self._turns.state_of(agent)) is not None:

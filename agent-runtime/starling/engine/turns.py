@@ -826,6 +826,13 @@ class Turns:
                 activation.timer.cancel()
 
     @property
+    def is_settled(self) -> bool:
+        """Whether no turn runs or could start now, and nothing waits for its commit."""
+        return not self.outcomes and not any(
+            a.pending or a.state in (State.READY, State.COLD, State.RUNNING) for a in self._agents.values()
+        )
+
+    @property
     def is_idle(self) -> bool:
         """Whether no message waits, no turn runs, and nothing waits for its commit."""
         return not self.outcomes and all(a.is_idle for a in self._agents.values())

@@ -1,0 +1,272 @@
+"""Work for later: retries, delayed messages, timers, parked messages, large fan-outs; over crashes too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import ClassVar
+
+import pytest
+import starling.testing
+from starling import Agent, AgentId, Context, event, message, rpc
+from starling.core.retry import RetryPolicy
+from starling.errors import SpecError
+
+
+@message
+@dataclass(frozen=True)
+class DueAsk:
+    """Asks for what was done."""
+
+
+@message
+@dataclass(frozen=True)
+class DueDo:
+    what: str
+    text: str = ""
+    seconds: float = 0.0
+
+
+@message
+@dataclass(frozen=True)
+class DueNote:
+    text: str
+
+
+@dataclass
+class DueState:
+    notes: list[str] = field(default_factory=list)
+    message_id: str = ""
+
+
+class Planner(Agent[DueState], type="due_planner"):
+    """Notes what it hears; does what it is told."""
+
+    failures: ClassVar[dict[str, int]] = {}
+    attempts: ClassVar[list[tuple[str, int]]] = []
+
+    @event
+    async def do(self, order: DueDo, ctx: Context) -> None:
+        what = order.what
+        Planner.attempts.append((order.text, ctx.attempt))
+        if what == "delay":
+            self.state.message_id = ctx.send(self.id, DueNote(order.text), delay=order.seconds)
+        elif what == "cancel":
+            ctx.cancel(self.id, self.state.message_id)
+        elif what == "timer":
+            ctx.set_timer("t", DueNote(order.text), delay=order.seconds)
+        elif what == "every":
+            ctx.set_timer("t", DueNote(order.text), every=order.seconds)
+        elif what == "cron":
+            ctx.set_timer("t", DueNote(order.text), cron="0 * * * *")
+        elif what == "stop":
+            ctx.cancel_timer("t")
+        elif what == "destroy":
+            ctx.destroy()
+        elif what == "fan":
+            for number in range(int(order.seconds)):
+                ctx.send(AgentId("due_planner", f"{order.text}{number % 50}"), DueNote(f"{number}"))
+        elif what == "fail" and Planner.failures.get(order.text, 0) > 0:
+            Planner.failures[order.text] -= 1
+            raise ValueError(order.text)
+        else:
+            self.state.notes.append(order.text)
+
+    @event
+    async def note(self, note: DueNote) -> None:
+        self.state.notes.append(note.text)
+
+    @rpc
+    async def ask(self, ask: DueAsk) -> list[str]:
+        return self.state.notes
+
+
+class Loose(Planner, type="due_loose", ordered=False):
+    """Lets later messages pass one that waits for its next attempt."""
+
+
+POLICY = RetryPolicy(attempts=4, initial=10.0, jitter=False)
+A = AgentId("due_planner", "a")
+
+
+def planners(*more: type[Agent], shards: int = 2):  # type: ignore[no-untyped-def]
+    Planner.failures.clear()
+    Planner.attempts.clear()
+    return starling.testing.mesh(Planner, Loose, *more, shards=shards, retry=POLICY)
+
+
+async def notes(mesh: starling.testing.TestMesh, agent: AgentId = A) -> list[str]:
+    found: list[str] = await mesh.call(agent, DueAsk())
+    return found
+
+
+@pytest.mark.row("RT-28", part="the attempt count goes on over a crash, and ends in the dead letters with that count")
+async def test_attempts_are_counted_over_crashes_and_end_in_a_dead_letter() -> None:
+    async with planners() as mesh:
+        Planner.failures["x"] = 99
+        await mesh.send(A, DueDo("fail", "x"))
+        for _ in range(3):
+            await mesh.committed()
+            await mesh.crash()
+            await mesh.advance(60)
+        await mesh.idle()
+        (letter,) = await mesh.dead_letters()
+        assert letter.attempts == 4
+        assert [attempt for _, attempt in Planner.attempts] == [1, 2, 3, 4]
+
+
+async def test_later_messages_of_an_ordered_agent_wait_for_a_retry_also_after_a_crash() -> None:
+    async with planners() as mesh:
+        Planner.failures["x"] = 1
+        await mesh.send(A, DueDo("fail", "x"))
+        await mesh.send(A, DueNote("y"))
+        await mesh.committed()
+        await mesh.crash()
+        await mesh.send(A, DueNote("z"))
+        await mesh.advance(60)
+        await mesh.idle()
+        assert await notes(mesh) == ["x", "y", "z"]
+
+
+async def test_an_agent_that_is_not_ordered_goes_on_while_a_message_waits_for_its_retry() -> None:
+    async with planners() as mesh:
+        loose = AgentId("due_loose", "a")
+        Planner.failures["x"] = 1
+        await mesh.send(loose, DueDo("fail", "x"))
+        await mesh.send(loose, DueNote("y"))
+        assert await notes(mesh, loose) == ["y"]
+        await mesh.crash()
+        await mesh.advance(60)
+        await mesh.idle()
+        assert await notes(mesh, loose) == ["y", "x"]
+
+
+@pytest.mark.row("RT-41", part="once, over a restart; two at one instant; after cancel none")
+async def test_a_delayed_message_comes_once_at_its_time_over_a_crash() -> None:
+    async with planners() as mesh:
+        await mesh.send(A, DueDo("delay", "one", 20.0))
+        await mesh.send(A, DueDo("delay", "two", 20.0))
+        await mesh.idle()
+        await mesh.advance(15)
+        await mesh.crash()
+        assert await notes(mesh) == []
+        await mesh.advance(6)
+        await mesh.idle()
+        assert sorted(await notes(mesh)) == ["one", "two"]
+        await mesh.crash()
+        await mesh.advance(60)
+        assert sorted(await notes(mesh)) == ["one", "two"]
+
+
+@pytest.mark.row("RT-41", part="after cancel, none")
+async def test_a_delayed_message_that_was_taken_back_never_comes() -> None:
+    async with planners() as mesh:
+        await mesh.send(A, DueDo("delay", "one", 20.0))
+        await mesh.send(A, DueDo("cancel"))
+        await mesh.idle()
+        await mesh.crash()
+        await mesh.advance(60)
+        await mesh.idle()
+        assert await notes(mesh) == []
+
+
+@pytest.mark.row("RT-42", part="12 turns in a minute, over a crash; unsubscribing ends it")
+async def test_a_recurring_timer_wakes_its_agent_at_each_interval_once_over_a_crash() -> None:
+    async with planners() as mesh:
+        await mesh.send(A, DueDo("every", "tick", 5.0))
+        await mesh.idle()
+        for step in range(60):
+            await mesh.advance(1)
+            await mesh.committed()
+            if step == 31:
+                await mesh.crash()
+        assert await notes(mesh) == ["tick"] * 12
+        await mesh.send(A, DueDo("stop"))
+        await mesh.idle()
+        await mesh.advance(30)
+        assert len(await notes(mesh)) <= 13
+
+
+async def test_a_timer_of_the_same_name_takes_the_place_of_the_one_before() -> None:
+    async with planners() as mesh:
+        await mesh.send(A, DueDo("timer", "old", 10.0))
+        await mesh.send(A, DueDo("timer", "new", 20.0))
+        await mesh.idle()
+        await mesh.crash()
+        await mesh.advance(60)
+        await mesh.idle()
+        assert await notes(mesh) == ["new"]
+
+
+@pytest.mark.row("RT-42", part="by a cron rule")
+async def test_a_timer_by_rule_comes_at_the_full_hour() -> None:
+    async with planners() as mesh:
+        await mesh.send(A, DueDo("cron", "hour"))
+        await mesh.idle()
+        await mesh.advance(3600)
+        await mesh.idle()
+        assert await notes(mesh) == ["hour"]
+        await mesh.advance(3600)
+        await mesh.idle()
+        assert await notes(mesh) == ["hour", "hour"]
+
+
+async def test_destroying_an_agent_ends_its_state_its_timers_and_its_delayed_messages() -> None:
+    async with planners() as mesh:
+        await mesh.send(A, DueNote("before"))
+        await mesh.send(A, DueDo("timer", "timer", 10.0))
+        await mesh.send(A, DueDo("delay", "delayed", 10.0))
+        await mesh.idle()
+        await mesh.send(A, DueDo("destroy"))
+        await mesh.idle()
+        assert await notes(mesh) == []
+        await mesh.crash()
+        await mesh.advance(60)
+        await mesh.idle()
+        assert await notes(mesh) == []
+
+
+@pytest.mark.row("RT-59", part="all receive, once")
+async def test_a_large_fan_out_goes_out_in_pieces_in_order_and_once_over_crashes() -> None:
+    async with planners() as mesh:
+        await mesh.send(A, DueDo("fan", "fan", 5000))
+        await mesh.send(A, DueNote("after"))
+        for _ in range(5):
+            await mesh.committed()
+            await mesh.crash()
+        await mesh.idle()
+        for number in range(50):
+            heard = await notes(mesh, AgentId("due_planner", f"fan{number}"))
+            assert heard == [str(n) for n in range(number, 5000, 50)]
+        assert await notes(mesh) == ["after"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"delay": -1.0}, "delay"),
+        ({"delay": 1.0, "at": datetime(2030, 1, 1, tzinfo=UTC)}, "delay"),
+        ({"at": datetime(2030, 1, 1)}, "at"),  # noqa: DTZ001 - that it has no zone is the point
+        ({"every": 0.5}, "every"),
+        ({"every": 5.0, "cron": "* * * * *"}, "timer"),
+        ({"cron": "never"}, "cron"),
+    ],
+    ids=["negative", "both", "no-zone", "too-often", "every-and-cron", "no-rule"],
+)
+async def test_a_wrong_timer_is_refused_by_its_field(arguments: dict[str, object], field: str) -> None:
+    from tests.unit.authoring.outbox import Outbox
+
+    context = Context(
+        Outbox(),
+        id=A,
+        sender=None,
+        topic=None,
+        message_id="m",
+        attempt=1,
+        deadline=None,
+        created=0.0,
+        headers={},
+        is_call=False,
+    )
+    with pytest.raises(SpecError, match=f"^{field}: "):
+        context.set_timer("t", DueNote("x"), **arguments)  # type: ignore[arg-type]
