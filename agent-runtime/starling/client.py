@@ -7,18 +7,21 @@ import random
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, Literal, TypeVar
 
 from starling.agent import Agent
 from starling.batch import Batch, Published, check_stored
-from starling.context import NO_HEADERS, checked_headers
+from starling.context import NO_HEADERS, checked_headers, later
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, TopicId, message_id
+from starling.core.priority import Priority, lane_of
 from starling.core.routes import Target
 from starling.engine.calls import Calls
 from starling.engine.flow import Flow
 from starling.engine.producer import Accepted, Producer
 from starling.engine.routes_view import RoutesView
+from starling.engine.turn import CANCEL_TYPE
 from starling.errors import SpecError, Unreachable
 from starling.messages import decode, encode
 from starling.node.routing import watch_routes
@@ -84,19 +87,32 @@ class Mesh:
         *,
         id: str | None = None,  # noqa: A002 - the field's own word
         headers: Mapping[str, str] | None = None,
+        priority: Priority = Priority.NORMAL,
+        delay: float = 0.0,
+        at: datetime | None = None,
         when_full: WhenFull = "refuse",
         timeout: float = 30.0,
     ) -> tuple[Accepted, ...]:
         """Store one message for every agent that hears the topic; it is stored when this returns.
 
         id: a repeat of the same id by the same producer within the pool's dedupe window (30 s) counts once;
-        after that it is a new message. when_full: "refuse" raises MailboxFull at once, "wait" waits for room, and
+        after that it is a new message. priority: order holds among low and normal, and among high and urgent messages.
+        delay: seconds from now, or at: a time with its zone, when it is handed over; `cancel` takes it back by its id.
+        when_full: "refuse" raises MailboxFull at once, "wait" waits for room, and
         so does what is sent to the same shard after it. Raises MailboxFull, TooLarge, DecodeError (nothing was
         stored), OutcomeUnknown, and TimeoutError after `timeout` seconds, when nobody can say.
         """
         type_name, body = encode(message)
         return await self.publish_raw(
-            topic, type_name, body, id=id, headers=headers, when_full=when_full, timeout=timeout
+            topic,
+            type_name,
+            body,
+            id=id,
+            headers=headers,
+            priority=priority,
+            not_before=later(self._wall(), delay, at),
+            when_full=when_full,
+            timeout=timeout,
         )
 
     async def publish_raw(
@@ -107,14 +123,27 @@ class Mesh:
         *,
         id: str | None = None,  # noqa: A002
         headers: Mapping[str, str] | None = None,
+        priority: int = Priority.NORMAL,
+        not_before: int = 0,
         when_full: WhenFull = "refuse",
         timeout: float = 30.0,
     ) -> tuple[Accepted, ...]:
-        """As `publish`, for a message that is encoded already."""
+        """As `publish`, for a message that is encoded already. not_before: milliseconds since 1970."""
         own_id = id if id is not None else self._new_id()
         headers, patient = checked_headers(headers), _is_patient(when_full)
         futures = [
-            self._put(target, type_name, body, own_id, headers, topic=topic, user_id=id, patient=patient)
+            self._put(
+                target,
+                type_name,
+                body,
+                own_id,
+                headers,
+                topic=topic,
+                user_id=id,
+                patient=patient,
+                priority=priority,
+                not_before=not_before,
+            )
             for target in self._routes.current.targets(topic)
         ]
         async with asyncio.timeout(timeout):
@@ -199,14 +228,32 @@ class Mesh:
         *,
         id: str | None = None,  # noqa: A002
         headers: Mapping[str, str] | None = None,
+        priority: Priority = Priority.NORMAL,
+        delay: float = 0.0,
+        at: datetime | None = None,
         when_full: WhenFull = "refuse",
         timeout: float = 30.0,
     ) -> Accepted:
         """Store one message for one agent; stored when this returns. Raises as `publish`, and UnknownAgentType."""
         type_name, body = encode(message)
         return await self.send_raw(
-            target, type_name, body, id=id, headers=headers, when_full=when_full, timeout=timeout
+            target,
+            type_name,
+            body,
+            id=id,
+            headers=headers,
+            priority=priority,
+            not_before=later(self._wall(), delay, at),
+            when_full=when_full,
+            timeout=timeout,
         )
+
+    async def cancel(self, target: AgentId, id: str, *, timeout: float = 30.0) -> Accepted:  # noqa: A002
+        """Take back a message that was sent with a delay and this id; it is not handed over after this is handled.
+
+        Nothing happens when it has been handed over. Raises as `send`.
+        """
+        return await self.send_raw(target, CANCEL_TYPE, id.encode(), priority=Priority.URGENT, timeout=timeout)
 
     async def send_raw(
         self,
@@ -216,15 +263,26 @@ class Mesh:
         *,
         id: str | None = None,  # noqa: A002
         headers: Mapping[str, str] | None = None,
+        priority: int = Priority.NORMAL,
+        not_before: int = 0,
         when_full: WhenFull = "refuse",
         timeout: float = 30.0,
     ) -> Accepted:
-        """As `send`, for a message that is encoded already."""
+        """As `send`, for a message that is encoded already. not_before: milliseconds since 1970."""
         own_id = id if id is not None else self._new_id()
         route = self._routes.current.target(target)
         patient = _is_patient(when_full)
         future = self._put(
-            route, type_name, body, own_id, checked_headers(headers), topic=None, user_id=id, patient=patient
+            route,
+            type_name,
+            body,
+            own_id,
+            checked_headers(headers),
+            topic=None,
+            user_id=id,
+            patient=patient,
+            priority=priority,
+            not_before=not_before,
         )
         async with asyncio.timeout(timeout):
             return await future
@@ -240,6 +298,8 @@ class Mesh:
         topic: TopicId | None,
         user_id: str | None,
         patient: bool = False,
+        priority: int = Priority.NORMAL,
+        not_before: int = 0,
     ) -> asyncio.Future[Accepted]:
         envelope = Envelope(
             id=message_id,
@@ -249,8 +309,10 @@ class Mesh:
             topic=topic,
             created=int(self._wall() * 1000),
             headers=headers,
+            priority=priority,
+            not_before=not_before,
         )
-        return self._producer.put(target, envelope, user_id=user_id, patient=patient)
+        return self._producer.put(target, envelope, user_id=user_id, lane=lane_of(priority), patient=patient)
 
     async def call(
         self,
@@ -259,10 +321,19 @@ class Mesh:
         *,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        priority: Priority = Priority.NORMAL,
+        id: str | None = None,  # noqa: A002
     ) -> Any:
-        """Call an agent and return its answer, which comes after its commit. Raises CallFailed and its kinds."""
+        """Call an agent and return its answer, which comes after its commit.
+
+        timeout: seconds, default 30, at most an hour. id: the same call by the same producer again, before the first
+        one's deadline, is not handled again: it gets the first one's answer. Cancelling tells the callee, whose
+        handler is cancelled if it has not ended. Raises CallFailed and its kinds, RouteError, MailboxFull.
+        """
         type_name, body = encode(message)
-        result_type, result = await self.call_raw(target, type_name, body, timeout=timeout, headers=headers)
+        result_type, result = await self.call_raw(
+            target, type_name, body, timeout=timeout, headers=headers, priority=priority, id=id
+        )
         return decode(result_type, result)
 
     async def call_raw(
@@ -273,9 +344,20 @@ class Mesh:
         *,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
+        priority: int = Priority.NORMAL,
+        id: str | None = None,  # noqa: A002
     ) -> tuple[str, bytes]:
         """As `call`, for a message that is encoded already; return type name and body of the answer."""
-        return await self._calls.call(target, type_name, body, timeout=timeout, headers=checked_headers(headers))
+        call_id = "" if id is None else self._producer.call_id(target, id)
+        return await self._calls.call(
+            target,
+            type_name,
+            body,
+            timeout=timeout,
+            headers=checked_headers(headers),
+            priority=priority,
+            call_id=call_id,
+        )
 
     async def query(
         self,

@@ -134,7 +134,8 @@ class Calls:
             priority=priority,
             repeatable=bool(call_id),
         )
-        stored = self._producer.put(route, envelope, user_id=envelope.id, lane=lane_of(priority))
+        # unique with every try: the server must not take a repeat for a duplicate, its answer goes to another address
+        stored = self._producer.put(route, envelope, user_id=reply_to, lane=lane_of(priority))
         stored.add_done_callback(lambda done: _not_stored(done, future))
         try:
             async with asyncio.timeout(max(0.0, deadline - now)):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from starling.core import limits
 from starling.core.envelope import Envelope, frame_body
-from starling.core.ids import PoolName, ShardId
+from starling.core.ids import AgentId, PoolName, ShardId
 from starling.core.names import MESSAGE_ID, VERSION, Inlet, Lane, MeshNames, Origin
 from starling.core.routes import Target
 from starling.errors import MailboxFull, OutcomeUnknown, TooLarge, UnknownPool, Unreachable
@@ -126,6 +126,10 @@ class Producer:
             self._tasks.add(entry.task)
             entry.task.add_done_callback(self._tasks.discard)
         return future
+
+    def call_id(self, target: AgentId, user_id: str) -> str:
+        """Return the id of a call that this producer may repeat."""
+        return _short_hash(msgid_text(self._name, "", str(target), user_id))
 
     def _unique(self, envelope: Envelope, user_id: str) -> str:
         topic = str(envelope.topic) if envelope.topic else ""

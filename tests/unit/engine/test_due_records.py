@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import ClassVar
@@ -89,7 +90,7 @@ POLICY = RetryPolicy(attempts=4, initial=10.0, jitter=False)
 A = AgentId("due_planner", "a")
 
 
-def planners(*more: type[Agent], shards: int = 2):  # type: ignore[no-untyped-def]
+def planners(*more: type[Agent], shards: int = 2) -> AbstractAsyncContextManager[starling.testing.TestMesh]:
     Planner.failures.clear()
     Planner.attempts.clear()
     return starling.testing.mesh(Planner, Loose, *more, shards=shards, retry=POLICY)
