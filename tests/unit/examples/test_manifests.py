@@ -28,6 +28,7 @@ def test_the_pools_code_is_the_example_and_its_entrypoints_are_there(monkeypatch
     for pool in found.pools.values():
         assert found.code_of(pool) == {"flights.py": (FOLDER / "flights.py").read_text()}
         for agent in pool.spec.agents:
+            assert agent.entrypoint
             made = load(agent.entrypoint.replace("flights:", "examples.flights.flights:"), agent.type)
             assert made.type == agent.type
 
