@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 RESYNC: Final = 10.0
 RESYNC_SCALED: Final = 1.0
 ERROR_PAUSE: Final = 2.0
+FAILURES: Final = 3
+"""Looks that must fail in a row before people are told: one alone is a conflict or a blink of the network."""
 
 Json = Mapping[str, Any]
 Key = tuple[str, str, str]
@@ -68,6 +70,7 @@ class World:
         self.objects: dict[Key, Json] = {}
         self._wake: dict[tuple[str, str], asyncio.Event] = {}
         self._namespaces: dict[str, Namespace] = {}
+        self._failures: dict[tuple[str, str], int] = {}
         self._counted: dict[tuple[str, str, str], int] = {}
         self.failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -134,7 +137,7 @@ class World:
 
     async def _start(self, namespace: Namespace) -> None:
         """Members can be watched once the buckets are there."""
-        if namespace.tasks:
+        if namespace.tasks or not await namespace.mesh.is_made() or namespace.tasks:
             return
         loop = asyncio.get_running_loop()
         for name, job in (
@@ -169,12 +172,14 @@ class World:
         try:
             delay = await self._look(namespace, name, body)
             result = "ok"
+            self._failures.pop((namespace, name), None)
             return delay
         except SpecError as error:
             await self._refused(namespace, name, body, error)
             return RESYNC
         except (MeshError, OSError, TimeoutError) as error:
             log.warning("pool not reconciled", extra={"namespace": namespace, "pool": name, "error": str(error)})
+            await self._failed(namespace, name, body, error)
             return ERROR_PAUSE
         finally:
             self.metrics.reconcile.labels(result).observe(asyncio.get_running_loop().time() - started)
@@ -235,12 +240,21 @@ class World:
             raise SpecError("spec.code.configMap", f"there is no ConfigMap {name!r} in namespace {namespace}")
         return found.get("data") or {}
 
+    async def _failed(self, namespace: str, name: str, body: Json, error: Exception) -> None:
+        """Say what keeps a pool from being looked at, once it has failed a few times in a row."""
+        failures = self._failures[namespace, name] = self._failures.get((namespace, name), 0) + 1
+        if failures >= FAILURES:
+            await self._say(body, ConditionWish("Degraded", True, type(error).__name__, str(error)))
+
     async def _refused(self, namespace: str, name: str, body: Json, error: SpecError) -> None:
         log.warning("pool is wrong", extra={"namespace": namespace, "pool": name, "error": str(error)})
+        await self._say(body, ConditionWish("Ready", False, "SpecWrong", str(error)))
+
+    async def _say(self, body: Json, wish: ConditionWish) -> None:
         try:
-            await self.status.say(body, ConditionWish("Ready", False, "SpecWrong", str(error)))
-        except MeshError as problem:
-            log.warning("status not written", extra={"pool": name, "error": str(problem)})
+            await self.status.say(body, wish)
+        except (MeshError, OSError, TimeoutError) as problem:
+            log.warning("status not written", extra={"object": body["metadata"]["name"], "error": str(problem)})
 
     async def remove(self, namespace: str, name: str, body: Json) -> None:
         """The pool is being deleted: remove what it has outside Kubernetes. Raises MeshError."""

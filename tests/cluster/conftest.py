@@ -18,7 +18,7 @@ from hack.cluster.kit import Cluster, running  # noqa: E402
 from hack.tools.builder import wait_for  # noqa: E402
 from hack.tools.programs import missing  # noqa: E402
 
-FIXTURES = {"control_plane", "cluster"}
+FIXTURES = {"control_plane", "cluster", "mesh_cluster"}
 START_SECONDS = 120.0
 NODES = 2
 
@@ -58,6 +58,16 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The same with controllers, scheduler and two process nodes: StatefulSets run as local processes."""
     shape = Shape(nodes=NODES, node_arguments=node_arguments(entrypoints=["greeter=echo hello from"]))
     yield from start(shape, tmp_path_factory.mktemp("cluster") / "cluster")
+
+
+@pytest.fixture(scope="session")
+def mesh_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Another one, with our definitions: the chart's tests install and remove their own."""
+    shape = Shape(nodes=NODES, node_arguments=node_arguments())
+    for cluster in start(shape, tmp_path_factory.mktemp("mesh") / "cluster"):
+        cluster.kubectl("apply", "--filename", str(ROOT / "crds"))
+        cluster.kubectl("wait", "--for=condition=Established", "crd", "--all")
+        yield cluster
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from starling.core.ids import PodName, PoolName
 from starling.core.membership import Member, ShardMap
 from starling.core.names import MeshNames, bucket_key, bucket_stream, bucket_subject
 from starling.core.routes import Routes
-from starling.errors import DecodeError, Unreachable
+from starling.errors import DecodeError, UnknownPool, Unreachable
 from starling.ports.store import Store, is_removal
 from starling.provision import (
     PoolStreams,
@@ -152,8 +152,11 @@ class MeshState:
             await remove_pool(self._store, self.mesh, PoolName(pool), shards)
 
     async def map(self, pool: str) -> tuple[int, ShardMap | None]:
-        """The pool's map and its bucket revision. Raises Unreachable."""
-        return await read_map(self._store, self.mesh, PoolName(pool))
+        """The pool's map and its bucket revision; (0, None) before the mesh is made. Raises Unreachable."""
+        try:
+            return await read_map(self._store, self.mesh, PoolName(pool))
+        except UnknownPool:
+            return 0, None
 
     async def write_map(self, pool: str, new: ShardMap, *, over: int) -> bool:
         """Write a map over the revision that it was planned on; False when somebody else wrote meanwhile."""
@@ -164,8 +167,15 @@ class MeshState:
         return await waiting(self._store, self.mesh, PoolName(pool), shards)
 
     async def routes(self) -> tuple[int, Routes]:
-        """The route table and its revision."""
-        return await read_routes(self._store, self.mesh)
+        """The route table and its revision; (0, empty) before the mesh is made. Raises Unreachable."""
+        try:
+            return await read_routes(self._store, self.mesh)
+        except UnknownPool:
+            return 0, Routes()
+
+    async def is_made(self) -> bool:
+        """Whether the mesh's buckets are there. Raises Unreachable."""
+        return await self._store.stream_info(bucket_stream(self._names.members)) is not None
 
     async def write_routes(self, routes: Routes, *, over: int) -> bool:
         """Write the route table over the revision that was read; False when somebody else wrote meanwhile."""
