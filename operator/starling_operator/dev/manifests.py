@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,12 @@ def read(folder: Path, before: Manifests | None = None) -> Manifests:
     config_maps: dict[str, Mapping[str, str]] = {}
     for path in files_of(folder):
         for document in _documents(path):
-            kind, name = document.get("kind"), str((document.get("metadata") or {}).get("name", ""))
+            kind, name = document.get("kind"), ""
             try:
+                name = str(_object(document.get("metadata"), "metadata").get("name", ""))
                 if kind == "ConfigMap":
-                    config_maps[name] = {key: str(text) for key, text in (document.get("data") or {}).items()}
+                    data = _object(document.get("data"), "data")
+                    config_maps[name] = {str(key): str(text) for key, text in data.items()}
                 elif kind == "Kustomization":
                     config_maps.update(_generated(path, document))
                 elif str(document.get("apiVersion", "")).startswith(f"{GROUP}/"):
@@ -91,7 +93,7 @@ def read(folder: Path, before: Manifests | None = None) -> Manifests:
 
 def _documents(path: Path) -> Iterator[Mapping[str, Any]]:
     try:
-        for document in yaml.safe_load_all(path.read_text()):
+        for document in yaml.safe_load_all(_text(path)):
             if isinstance(document, dict):
                 yield document
             elif document is not None:
@@ -100,16 +102,42 @@ def _documents(path: Path) -> Iterator[Mapping[str, Any]]:
         raise SpecError(path.name, f"is no YAML: {error}") from error
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SpecError(path.name, f"is no UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def _object(value: object, field: str) -> Mapping[str, Any]:
+    """Return an object of a document, an empty one where it is left out. Raises SpecError."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise SpecError(field, f"is {value!r}, not an object of names and values")
+    return value
+
+
+def _list(value: object, field: str) -> Sequence[Any]:
+    """Return a list of a document, an empty one where it is left out. Raises SpecError."""
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise SpecError(field, f"is {value!r}, not a list")
+    return value
+
+
 def _generated(path: Path, document: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
     """The ConfigMaps that a kustomization makes from files."""
     made: dict[str, Mapping[str, str]] = {}
-    for index, generator in enumerate(document.get("configMapGenerator") or ()):
+    for index, item in enumerate(_list(document.get("configMapGenerator"), "configMapGenerator")):
+        generator = _object(item, f"configMapGenerator[{index}]")
         data: dict[str, str] = {}
-        for entry in generator.get("files") or ():
+        for entry in _list(generator.get("files"), f"configMapGenerator[{index}].files"):
             key, equals, source = str(entry).partition("=")
             file = path.parent / (source if equals else key)
             try:
-                data[key if equals else file.name] = file.read_text()
+                data[key if equals else file.name] = _text(file)
             except OSError as error:
                 raise SpecError(
                     f"configMapGenerator[{index}].files", f"cannot read {entry}: {error.strerror}"
