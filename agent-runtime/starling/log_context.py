@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from contextvars import ContextVar
 from hashlib import blake2b
@@ -15,8 +14,6 @@ from starling.core.envelope import Envelope
 
 current: Final[ContextVar[tuple[str, int, Envelope] | None]] = ContextVar("starling.turn", default=None)
 """Pool, shard and message of the turn that runs here."""
-
-_DERIVED: Final = re.compile(r"(\.\d+|/call-\d+/\d+)+$")
 
 
 def facts() -> Mapping[str, object]:
@@ -37,15 +34,23 @@ def facts() -> Mapping[str, object]:
 def trace_id(envelope: Envelope) -> str:
     """Return the id that all messages of one request share, 32 hexadecimal digits.
 
-    With tracing it is that of the trace. Without, it is made of the first message's id, from which those of the
-    messages that its turns send are derived.
+    With tracing it is that of the trace; without, it is made of the first message's id.
     """
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
         return f"{context.trace_id:032x}"
-    if envelope.trace:
-        return envelope.trace.split("-")[1]
-    return blake2b(_DERIVED.sub("", envelope.id).encode(), digest_size=16).hexdigest()
+    return (envelope.trace or id_only(envelope.id)).split("-")[1]
+
+
+def id_only(message_id: str) -> str:
+    """Return a traceparent that names no span: nothing but an id that the messages after this one share."""
+    made = blake2b(message_id.encode(), digest_size=16).hexdigest()
+    return f"00-{made}-{made[:16]}-00"
+
+
+def is_id_only(traceparent: str) -> bool:
+    """Whether there is no span behind it."""
+    return traceparent[3:19] == traceparent[36:52]
 
 
 class TurnFilter(logging.Filter):

@@ -19,6 +19,7 @@ from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, S
 from starling.core.envelope import Envelope
 from starling.core.error_record import ErrorRecord
 from starling.core.routes import Target
+from starling.log_context import is_id_only
 
 T = TypeVar("T")
 
@@ -77,10 +78,14 @@ class Tracing:
     def turn(
         self, envelope: Envelope, *, pool: str, shard: int, attempt: int, stored: float, received: float
     ) -> TurnTrace:
-        """Start the span of one attempt at a message. stored, received: seconds since 1970, 0 when unknown."""
+        """Start the span of one attempt at a message. stored, received: seconds since 1970, 0 when unknown.
+
+        A message without a trace gets that of its first attempt, so that later ones and log lines share it.
+        """
+        parent = _parent(envelope.trace)
         span = self._tracer.start_span(
             f"handle {envelope.type}",
-            context=_parent(envelope.trace) or otel_context.Context(),
+            context=parent or otel_context.Context(),
             kind=SpanKind.CONSUMER,
             attributes={
                 "messaging.system": NAME,
@@ -94,6 +99,8 @@ class Tracing:
             },
             start_time=self.now(),
         )
+        if parent is None:
+            envelope.trace = traceparent(span.get_span_context())
         for name, at in (("stored", stored), ("received", received)):
             if at:
                 span.add_event(name, timestamp=int(at * 1e9))
@@ -243,5 +250,5 @@ def parsed(text: str) -> SpanContext | None:
 
 
 def _parent(text: str) -> otel_context.Context | None:
-    context = parsed(text) if text else None
+    context = parsed(text) if text and not is_id_only(text) else None
     return trace.set_span_in_context(NonRecordingSpan(context), otel_context.Context()) if context else None

@@ -220,6 +220,9 @@ class Committer:
             **self._positions(),
         )
         await self._append(record)
+        for outcome in batch.outcomes:
+            if outcome.trace is not None:
+                outcome.trace.committed(replied=outcome.reply is not None)
 
     @property
     def is_storing(self) -> bool:
@@ -236,6 +239,7 @@ class Committer:
         started = timer()
         await self._journal.append(record)
         self._stats.commits += 1
+        self._stats.record_bytes = self._journal.written_bytes
         self._stats.commit_seconds += timer() - started
         self._records_since += 1
         self.committed_floors = dict(record.floors)
@@ -418,6 +422,8 @@ def _stored(outcome: Outcome) -> None:
         activation.pending -= 1
         if outcome.cells is not None and (cell := outcome.cells.get(activation.key)) is not None:
             activation.committed = cell.data
+    if outcome.trace is not None:
+        outcome.trace.committed(replied=outcome.reply is not None)
     if outcome.after is not None:
         outcome.after()
     if outcome.future is not None and not outcome.future.done():

@@ -25,6 +25,7 @@ class Journal:
         self._stream = names.journal(shard)
         self._subject = names.journal_subject(shard)
         self.last = last
+        self.written_bytes = 0
         self._passed = passed
 
     async def append(self, record: Record) -> int:
@@ -33,12 +34,14 @@ class Journal:
         Raises Fenced when somebody else appended, OutcomeUnknown when nobody can say (drop everything, take
         again), Unreachable when nothing was sent, TooLarge.
         """
-        under_way = await self._store.publish(self._subject, record.encode(), expect=Expect(self.last))
+        data = record.encode()
+        under_way = await self._store.publish(self._subject, data, expect=Expect(self.last))
         self._passed(Point.RECORD_SENT)
         answer = await under_way
         match answer:
             case Stored(sequence):
                 self.last = sequence
+                self.written_bytes += len(data)
                 self._passed(Point.RECORD_ACKED)
                 return sequence
             case Refused("conflict", text):

@@ -22,10 +22,13 @@ from starling.core.routes import Target
 from starling.engine.query_client import QueryClient
 from starling.engine.work import SavedStep, Send, Work
 from starling.errors import CallCycle, CallTimeout, DecodeError, MeshError, NotDeterministic, SpecError, TooLarge
+from starling.log_context import id_only
 from starling.messages import decode, encode
 
 if TYPE_CHECKING:
+    from starling.context import Context
     from starling.engine.activation import Activation
+    from starling.tracing import TurnTrace
 
 CANCEL_TYPE: Final = "starling.cancel"
 """A message to the shard, not to the agent: takes a delayed message back."""
@@ -79,7 +82,12 @@ class Shard(Protocol):
         body: bytes,
         timeout: float | None,
         headers: Mapping[str, str],
+        trace: str,
     ) -> tuple[str, bytes]: ...
+
+    def called(self, result: str) -> None:
+        """Count a call that a turn has made: ok, timeout or error."""
+        ...
 
 
 class Turn:
@@ -90,11 +98,14 @@ class Turn:
         "_envelope",
         "_shard",
         "_steps",
+        "_trace",
         "calls",
+        "context",
         "destroyed",
         "sends",
         "sent_bytes",
         "timers",
+        "trace",
         "work",
     )
 
@@ -107,9 +118,14 @@ class Turn:
         self.sent_bytes = 0
         self.calls = 0
         self.destroyed = False
+        self.trace: TurnTrace | None = None
+        """Its span; None without tracing."""
+        self.context: Context | None = None
+        """Kept for the error hooks, when its class has any."""
         self.timers: dict[str, Timer | None] | None = None
         """By name; None takes the timer back."""
         self._steps: set[str] | None = None
+        self._trace = envelope.trace
 
     # -- messages
 
@@ -155,7 +171,7 @@ class Turn:
             target=target.agent,
             sender=source.target,
             topic=topic,
-            trace=source.trace,
+            trace=self._trace_id() if self.trace is None else self.trace.sends(message_id, type_name, target, topic),
             created=int(self._shard.wall() * 1000),
             headers=headers,
             priority=priority,
@@ -168,6 +184,12 @@ class Turn:
 
     def _next_id(self) -> str:
         return derived_id(self._envelope.id, self._envelope.target, len(self.sends))
+
+    def _trace_id(self) -> str:
+        """What the messages of this turn carry without tracing: so their log lines share an id all the same."""
+        if not self._trace:
+            self._trace = id_only(self._envelope.id)
+        return self._trace
 
     @property
     def is_large(self) -> bool:
@@ -210,6 +232,12 @@ class Turn:
         if name in self._steps:
             raise SpecError("step", f"this turn has a step {name!r} already; give one of them another `name`")
         self._steps.add(name)
+        run = self._step(name, function, args, kwargs)
+        return await (run if self.trace is None else self.trace.step(name, run))
+
+    async def _step(
+        self, name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         saved = await self._saved(f"step-{name}")
         codec = _result_codec(function)
         if saved is not None:
@@ -259,11 +287,38 @@ class Turn:
 
         Raises CallFailed and its kinds, RouteError, RetryLater, NotDeterministic.
         """
+        result = "error"
+        try:
+            if self.trace is None:
+                answer = await self._call(target, type_name, body, timeout, headers, self._trace_id())
+            else:
+                answer = await self.trace.calling(
+                    type_name,
+                    self._shard.target(target),
+                    lambda trace: self._call(target, type_name, body, timeout, headers, trace),
+                )
+            result = "ok"
+            return answer
+        except CallTimeout:
+            result = "timeout"
+            raise
+        finally:
+            self._shard.called(result)
+
+    async def _call(
+        self,
+        target: AgentId,
+        type_name: str,
+        body: bytes,
+        timeout: float | None,
+        headers: Mapping[str, str],
+        trace: str,
+    ) -> tuple[str, bytes]:
         source = self._envelope
         if self._activation.definition.options.durability == "none":
             self._shard.waits(1)
             try:
-                return await self._shard.call_at_once(source, target, type_name, body, timeout, headers)
+                return await self._shard.call_at_once(source, target, type_name, body, timeout, headers, trace)
             finally:
                 self._shard.waits(-1)
         name = f"call-{self.calls}"
@@ -277,7 +332,7 @@ class Turn:
             if saved is None:
                 call_id = derived_id(source.id, source.target, f"{name} {self.work.attempt}")
                 call = SavedCall(call_id, digest, self._deadline(timeout), b"")
-                packed = self._pack_call(call, target, type_name, body, headers, reply_to)
+                packed = self._pack_call(call, target, type_name, body, headers, reply_to, trace)
                 saved = await self._save(name, call.encode(), (Send(route, packed, lane_of(source.priority)),))
             call = SavedCall.decode(saved.data)
             if call.digest != digest:
@@ -288,7 +343,7 @@ class Turn:
             if call.reply:
                 return _answer(saved, Reply.unpack(call.reply))
             if not sent:
-                packed = self._pack_call(call, target, type_name, body, headers, reply_to)
+                packed = self._pack_call(call, target, type_name, body, headers, reply_to, trace)
                 await self._shard.save("", None, (Send(route, packed, lane_of(source.priority)),))
             reply = await self._wait(saved, call, route, type_name, answer)
             saved.data = SavedCall(call.id, call.digest, call.deadline, reply.pack()).encode()
@@ -323,7 +378,14 @@ class Turn:
         return min(deadline, own) if own else deadline
 
     def _pack_call(
-        self, call: SavedCall, target: AgentId, type_name: str, body: bytes, headers: Mapping[str, str], reply_to: str
+        self,
+        call: SavedCall,
+        target: AgentId,
+        type_name: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        reply_to: str,
+        trace: str,
     ) -> bytes:
         source = self._envelope
         chain = (*source.chain, str(source.target))
@@ -336,7 +398,7 @@ class Turn:
             target=target,
             sender=source.target,
             reply=reply_to,
-            trace=source.trace,
+            trace=trace,
             created=int(self._shard.wall() * 1000),
             priority=source.priority,
             deadline=call.deadline,
@@ -349,6 +411,24 @@ class Turn:
         self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
     ) -> tuple[str, bytes]:
         """Ask another agent, past the log. Raises as `QueryClient.query`."""
+        if self.trace is None:
+            return await self._query(target, type_name, body, timeout, headers, self._trace_id())
+        return await self.trace.calling(
+            type_name,
+            self._shard.target(target),
+            lambda trace: self._query(target, type_name, body, timeout, headers, trace),
+            verb="query",
+        )
+
+    async def _query(
+        self,
+        target: AgentId,
+        type_name: str,
+        body: bytes,
+        timeout: float | None,
+        headers: Mapping[str, str],
+        trace: str,
+    ) -> tuple[str, bytes]:
         source = self._envelope
         return await self._shard.queries.query(
             target,
@@ -357,7 +437,7 @@ class Turn:
             timeout=timeout,
             headers=headers,
             sender=source.target,
-            trace=source.trace,
+            trace=trace,
             not_after=source.deadline / 1000 if source.deadline else None,
         )
 

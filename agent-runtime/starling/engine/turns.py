@@ -11,10 +11,12 @@ from typing import Any, Final, Protocol
 
 import msgpack
 
+from starling import log_context
 from starling.context import Context
 from starling.core import limits
 from starling.core.due import DueBody, DueIndex, DueKind, due_key, piece_key, reply_key, timer_key
 from starling.core.envelope import Envelope
+from starling.core.error_record import ErrorRecord
 from starling.core.ids import AgentId, ShardId, TopicId
 from starling.core.names import Inlet, Lane, MeshNames, cell_key
 from starling.core.priority import Ready
@@ -23,6 +25,7 @@ from starling.core.recurrence import next_occurrence
 from starling.core.reply import Reply, error_reply
 from starling.core.retry import RetryPolicy
 from starling.core.routes import Target
+from starling.core.severity import severity_of
 from starling.engine.activation import Activation, State
 from starling.engine.calls import Calls
 from starling.engine.dead import dead_letter
@@ -32,6 +35,7 @@ from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import PoolSettings, ShardStats
 from starling.engine.turn import CANCEL_TYPE, Turn
 from starling.engine.work import DueAdd, Outcome, Send, Work
+from starling.error_hooks import ErrorHooks
 from starling.errors import (
     CallCancelled,
     CallTimeout,
@@ -41,6 +45,8 @@ from starling.errors import (
     TooLarge,
     WorkerLost,
 )
+from starling.log_context import current as current_turn
+from starling.tracing import Tracing, TurnTrace
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +109,8 @@ class Turns:
         self.finished = asyncio.Event()
         """Set whenever `outcomes` has something for the committer."""
         self.stopping = False
+        self._tracing = settings.tracing
+        self._tells_all = log.isEnabledFor(logging.DEBUG)
         self.too_far_ahead = False
         """Set while the outbox is over its limit: turns that send fail with MailboxFull."""
 
@@ -114,6 +122,8 @@ class Turns:
         assert envelope is not None
         if work.stored > self.stream_time:
             self.stream_time = work.stored
+        if self._tracing is not None:
+            work.received = self._settings.wall()
         if envelope.not_before and not work.due and envelope.not_before > self._settings.wall() * 1000:
             self._delay(work, envelope)
             return
@@ -331,6 +341,9 @@ class Turns:
     def _start(self, activation: Activation, work: Work, envelope: Envelope) -> None:
         started = self._settings.timer()
         turn = Turn(self, activation, work, envelope)
+        current_turn.set((self._settings.pool, self._shard, envelope))
+        if self._tracing is not None:
+            turn.trace = self._trace(self._tracing, work, envelope)
         try:
             if envelope.deadline and envelope.deadline < max(self._settings.wall(), self.stream_time) * 1000:
                 raise CallTimeout(f"the deadline of {envelope.type} had passed before its turn")
@@ -349,6 +362,10 @@ class Turns:
                 is_call=is_call,
             )
             coroutine = handler.start(activation.agent, message, context)
+            if turn.trace is not None:
+                coroutine = turn.trace.around(coroutine)
+            if activation.definition.error_hooks is not None:
+                turn.context = context
             if handler.suspends:
                 self._in_task(activation, coroutine, handler, turn, started)
                 return
@@ -363,6 +380,16 @@ class Turns:
             self._failed(activation, turn, error, started)
             return
         self._succeeded(activation, turn, handler, result, started)
+
+    def _trace(self, tracing: Tracing, work: Work, envelope: Envelope) -> TurnTrace:
+        return tracing.turn(
+            envelope,
+            pool=self._settings.pool,
+            shard=self._shard,
+            attempt=work.attempt + 1 - work.counted,
+            stored=work.stored,
+            received=work.received,
+        )
 
     def _in_task(
         self, activation: Activation, coroutine: Coroutine[Any, Any, Any], handler: Any, turn: Turn, started: float
@@ -488,6 +515,11 @@ class Turns:
         if work.timer and not (turn.timers and work.timer in turn.timers) and not turn.destroyed:
             self._again_later(work, envelope, outcome)
         self._count(activation.id.type, "ok", started)
+        if turn.trace is not None:
+            turn.trace.finished("ok")
+            outcome.trace = turn.trace
+        if self._tells_all:
+            log.debug("message handled", extra={"type": envelope.type, "attempt": work.attempt + 1})
         outcome.activation = activation
         if turn.is_large:
             self._in_background(self._spill(activation, turn, outcome), activation)
@@ -594,6 +626,11 @@ class Turns:
         work = turn.work
         envelope = work.envelope
         assert envelope is not None
+        hooks, context = activation.definition.error_hooks, turn.context
+        if hooks is not None and context is not None and hooks.covers(error):
+            turn.context = None
+            self._in_background(self._tell_hooks(hooks, activation, turn, context, error, started), activation)
+            return
         if not work.counted:
             work.attempt += 1
         work.counted = False
@@ -607,21 +644,38 @@ class Turns:
             self._give_up(activation, work, error, started, turn)
             return
         pause = policy.pause(work.attempt, self._settings.chance.random())
-        log.warning(
-            "turn failed, will be tried again",
-            exc_info=error,
-            extra={"agent": str(activation.id), "message_id": envelope.id, "attempt": work.attempt},
-        )
+        current_turn.set((self._settings.pool, self._shard, envelope))
+        log.warning("turn failed, will be tried again", exc_info=error, extra={"attempt": work.attempt, "pause": pause})
         self._count(activation.id.type, "retry", started)
         outcome = self._moves(work, envelope, DueKind.RETRY, int((self._settings.wall() + pause) * 1000))
         for key, cell in turn.saved_cells(retried=True).items():
             outcome.cell(key, cell)
+        if turn.trace is not None:
+            turn.trace.failed(self._record(work, error))
+            turn.trace.finished("retry")
+            outcome.trace = turn.trace
         if work.timer or not activation.definition.options.ordered:
             activation.ended(work)
         else:
             work.not_before = asyncio.get_running_loop().time() + pause
         self._finish(outcome)
         self._next(activation)
+
+    async def _tell_hooks(
+        self,
+        hooks: ErrorHooks,
+        activation: Activation,
+        turn: Turn,
+        context: Context,
+        error: Exception,
+        started: float,
+    ) -> None:
+        await hooks.run(activation.agent, error, context)
+        self._failed(activation, turn, error, started)
+
+    def _record(self, work: Work, error: Exception) -> ErrorRecord:
+        where = {name: str(fact) for name, fact in log_context.facts().items()}
+        return ErrorRecord.of(error, now=self._settings.wall(), context={**where, "attempt": str(work.attempt)})
 
     def _policy(self, work: Work) -> RetryPolicy:
         envelope = work.envelope
@@ -650,8 +704,10 @@ class Turns:
         envelope = work.envelope
         assert envelope is not None
         outcome = Outcome(work)
+        current_turn.set((self._settings.pool, self._shard, envelope))
+        record = self._record(work, error) if envelope.reply or self._tracing is not None else None
         if envelope.reply:
-            self._reply(outcome, envelope, error_reply(envelope.id, str(envelope.target), error))
+            self._reply(outcome, envelope, error_reply(envelope.id, str(envelope.target), error, record))
         else:
             outcome.dead = dead_letter(envelope, error, attempts=work.attempt, now=self._settings.wall())
             self._stats.dead_letters[type(error).__name__] += 1
@@ -661,12 +717,18 @@ class Turns:
                 outcome.cell(key, cell)
         if work.timer:
             self._again_later(work, envelope, outcome)
-        log.warning(
+        severity, result = severity_of(error), "failed" if envelope.reply else "dead"
+        log.log(
+            severity.level if envelope.reply else max(severity.level, logging.WARNING),
             "message given up",
             exc_info=error,
-            extra={"agent": str(envelope.target), "message_id": envelope.id, "attempt": work.attempt},
+            extra={"result": result, "severity": severity.value, "attempt": work.attempt},
         )
-        self._count(envelope.target.type, "failed" if envelope.reply else "dead", started)
+        if self._tracing is not None and record is not None:
+            outcome.trace = trace = turn.trace if turn and turn.trace else self._trace(self._tracing, work, envelope)
+            trace.failed(record)
+            trace.finished(result)
+        self._count(envelope.target.type, result, started)
         self._finish(outcome)
 
     def _finish(self, outcome: Outcome) -> None:
@@ -747,6 +809,7 @@ class Turns:
         body: bytes,
         timeout: float | None,
         headers: Mapping[str, str],
+        trace: str,
     ) -> tuple[str, bytes]:
         """Call without saving the call first: for agents whose turns are not recorded either."""
         return await self._calls.call(
@@ -757,9 +820,12 @@ class Turns:
             headers=headers,
             sender=envelope.target,
             chain=(*envelope.chain, str(envelope.target)),
-            trace=envelope.trace,
+            trace=trace,
             not_after=envelope.deadline / 1000 if envelope.deadline else None,
         )
+
+    def called(self, result: str) -> None:
+        self._stats.calls[result] += 1
 
     def cancel_call(self, call: str) -> None:
         """The caller has given up: stop the turn, or do not start it. What is committed stays."""

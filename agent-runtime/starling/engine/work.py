@@ -16,6 +16,7 @@ from starling.core.routes import Target
 
 if TYPE_CHECKING:
     from starling.engine.activation import Activation
+    from starling.tracing import TurnTrace
 
 
 class Send(NamedTuple):
@@ -61,6 +62,7 @@ class Work:
         "not_before",
         "place",
         "position",
+        "received",
         "saved",
         "size_bytes",
         "started",
@@ -95,6 +97,8 @@ class Work:
         self.attempt = attempt
         self.fresh = fresh
         self.not_before = 0.0
+        self.received = 0.0
+        """When its owner had it, seconds since 1970; 0 without tracing."""
         self.started = False
         self.cancelled = False
         """Its caller has given up on it."""
@@ -141,6 +145,7 @@ class Outcome:
         "reply",
         "sends",
         "size_bytes",
+        "trace",
         "undue",
         "unname",
         "work",
@@ -169,6 +174,8 @@ class Outcome:
         """Ends when the commit is stored."""
         self.after: Callable[[], None] | None = None
         """Called when the commit is stored."""
+        self.trace: TurnTrace | None = None
+        """Ends when the commit is stored; None without tracing."""
         self.lazy = False
         """Nobody waits for it: it wakes no commit by itself."""
         self.size_bytes = 64

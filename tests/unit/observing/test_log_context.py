@@ -10,7 +10,7 @@ import pytest
 from starling import log_context
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId
-from starling.log_context import TurnFilter, facts, trace_id
+from starling.log_context import TurnFilter, facts, id_only, is_id_only, trace_id
 from starling.node.logs import JsonFormatter, TextFormatter
 
 EWR = AgentId("airport", "EWR")
@@ -71,10 +71,11 @@ def test_the_trace_id_is_that_of_the_trace() -> None:
     assert trace_id(traced) == "0af7651916cd43dd8448eb211c80319c"
 
 
-@pytest.mark.parametrize("derived", ["m1.0", "m1.0.12", "m1/call-0/0", "m1.3/call-2/1.4"])
-def test_without_tracing_the_messages_of_one_request_share_an_id(derived: str) -> None:
-    assert trace_id(message(derived)) == trace_id(message("m1"))
-    assert len(trace_id(message(derived))) == 32
+def test_without_tracing_a_message_gives_its_id_to_those_after_it() -> None:
+    first = message("m1")
+    assert trace_id(message("another", id_only(first.id))) == trace_id(first)
+    assert is_id_only(id_only(first.id))
+    assert not is_id_only("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 
 
 def test_without_tracing_other_requests_have_other_ids() -> None:
