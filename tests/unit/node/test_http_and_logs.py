@@ -83,7 +83,8 @@ async def test_a_scrape_tells_takes_shards_and_commits_with_bounded_labels(serve
     assert values["starling_shards_owned"] == {(("pool", "p"),): 1.0}
     assert values["starling_takes"] == {(("pool", "p"),): 1.0}
     assert values["starling_fenced"] == {(("pool", "p"),): 0.0}
-    assert values["starling_mailbox_lag"] == {(("lane", "n"), ("pool", "p"), ("shard", "0")): 0.0}
+    lanes = {(("lane", lane), ("pool", "p"), ("shard", "0")): 0.0 for lane in "un"}
+    assert values["starling_mailbox_lag"] == lanes
     allowed = {"pool", "shard", "lane", "agent_type", "result", "reason"}
     assert {label for family in families.values() for sample in family.samples for label in sample.labels} <= allowed
 

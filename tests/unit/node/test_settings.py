@@ -79,7 +79,7 @@ def test_delivery_policies_are_read_for_the_pool_and_for_topics(tmp_path: Path) 
         ({"shards": 0}, "shards"),
         ({"shards": 1025}, "shards"),
         ({"agents": []}, "agents"),
-        ({"agents": [{"type": "a"}]}, "agents.0.entrypoint"),
+        ({"agents": [{"entrypoint": "m:A"}]}, "agents.0.type"),
         ({"delivery": {"attempts": 0}}, "delivery.attempts"),
         ({"delivery": {"backoff": "cubic"}}, "delivery.backoff"),
         ({"topicDelivery": {"t": {"initialSeconds": -1}}}, "topicDelivery.t.initialSeconds"),
