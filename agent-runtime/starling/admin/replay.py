@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 from starling.admin.letters import DeadLetters, Letter, note_time
 from starling.core import limits
 from starling.core.envelope import Envelope, frame_body
-from starling.core.names import MESSAGE_ID, VERSION, Inlet, Lane, MeshNames, Origin
+from starling.core.names import MESSAGE_ID, VERSION, Inlet, MeshNames, Origin
+from starling.core.priority import lane_of
 from starling.core.routes import Routes, Target
 from starling.errors import MailboxFull, OutcomeUnknown, SpecError, TooLarge, UnknownPool, Unreachable
 from starling.ports.store import Answer, Expect, Refused, Store, Stored
@@ -91,7 +92,7 @@ class Replayer:
         self, letter: Letter, envelope: Envelope, target: Target, started: _Started, index: int
     ) -> None:
         names = self._names.pool(target.pool.pool)
-        subject = names.inlet_subject(target.shard, Inlet(Origin.OUTSIDE, Lane.NORMAL))
+        subject = names.inlet_subject(target.shard, Inlet(Origin.OUTSIDE, lane_of(envelope.priority)))
         window = await self._window(names.mailbox(target.shard))
         if started.age > window - _MARGIN:
             raise OutcomeUnknown(

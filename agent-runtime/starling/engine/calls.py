@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 from starling.core import limits
 from starling.core.envelope import NORMAL_PRIORITY, Envelope
-from starling.core.ids import AgentId
+from starling.core.ids import AgentId, message_id
 from starling.core.names import MeshNames
 from starling.core.priority import lane_of
 from starling.core.reply import Reply
@@ -120,7 +120,7 @@ class Calls:
         deadline = now + seconds if not_after is None else min(now + seconds, not_after)
         reply_to, future = self.expect()
         envelope = Envelope(
-            id=call_id or f"{self._chance.getrandbits(96):024x}",
+            id=call_id or message_id(int(now * 1000), self._chance.getrandbits(74)),
             type=type_name,
             body=body,
             target=target,
@@ -134,8 +134,9 @@ class Calls:
             priority=priority,
             repeatable=bool(call_id),
         )
-        # unique with every try: the server must not take a repeat for a duplicate, its answer goes to another address
-        stored = self._producer.put(route, envelope, user_id=reply_to, lane=lane_of(priority))
+        # Without an id of its own for the server: it must not take a repeated call for a duplicate, since the answer
+        # goes to another address; and calls that wait for the same mailbox share a frame.
+        stored = self._producer.put(route, envelope, user_id=None, lane=lane_of(priority))
         stored.add_done_callback(lambda done: _not_stored(done, future))
         try:
             async with asyncio.timeout(max(0.0, deadline - now)):

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import starling.testing
-from starling import Agent, AgentId, Context, Topic, event, message
+from starling import Agent, AgentId, Context, Topic, event, message, rpc
 from starling.core.envelope import open_frame
 from starling.core.ids import PoolName, ShardId, message_id
 from starling.core.names import Inlet, Lane, MeshNames, Origin
@@ -196,3 +196,33 @@ async def test_a_message_gets_such_an_id_from_its_client() -> None:
         await mesh.idle()
         (made,) = (await mesh.state(Notebook, "a")).ids
         assert uuid.UUID(made).version == 7
+
+
+@message("batch.Count")
+@dataclass
+class Count:
+    pass
+
+
+@message("batch.Counted")
+@dataclass
+class Counted:
+    calls: int
+
+
+class Teller(Agent[Notes]):
+    @rpc
+    async def count(self, message: Count) -> Counted:
+        self.state.numbers.append(len(self.state.numbers))
+        return Counted(len(self.state.numbers))
+
+
+async def test_calls_that_wait_for_the_same_mailbox_share_frames() -> None:
+    async with starling.testing.mesh(Teller, shards=1) as mesh:
+        answers = await asyncio.gather(*(mesh.call(AgentId("teller", "a"), Count()) for _ in range(100)))
+        assert sorted(answer.calls for answer in answers) == list(range(1, 101))
+        names = MeshNames(MESH).pool(PoolName("teller"))
+        subject = names.inlet_subject(ShardId(0), Inlet(Origin.OUTSIDE, Lane.NORMAL))
+        frames = await mesh._admin.page(names.mailbox(ShardId(0)), subject, 1)
+        assert sum(len(open_frame(frame.data)) for frame in frames) == 100
+        assert len(frames) < 10
