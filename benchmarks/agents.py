@@ -7,7 +7,7 @@ import os
 import signal
 from dataclasses import dataclass, field
 
-from starling import Agent, Context, Topic, event, rpc
+from starling import Agent, Context, Topic, event, query, rpc
 
 ADD = Topic("bench.add")
 """Its source is the key of a counter."""
@@ -32,6 +32,11 @@ class AddNow:
 @dataclass(frozen=True, slots=True)
 class Read:
     """Asks for the sum."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peek:
+    """Asks for the sum without the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,10 @@ class Counter(Agent[CounterState]):
 
     @rpc
     async def read(self, message: Read) -> Count:
+        return Count(self.state.handled)
+
+    @query
+    async def peek(self, message: Peek) -> Count:
         return Count(self.state.handled)
 
 

@@ -12,27 +12,12 @@ from starling.core.ids import AgentId, TopicId
 from starling.errors import MeshError
 
 from benchmarks.agents import NUMBERED, CheckedState, Numbered, Read
+from benchmarks.verdict import Effects, Verdict, effects
 
 READ_AT_ONCE = 200
 MOST_AT_ONCE = 200
 STORED_WITHIN = 150.0
 """Seconds without any message stored after which a sender gives up: longer than any fault lasts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Effects against what was accepted, over both hops. unsure: sent, but nobody said that it was stored."""
-
-    accepted: int
-    lost: int
-    doubled: int
-    out_of_order: int
-    unsure: int = 0
-    reason: str = ""
-
-    @property
-    def ok(self) -> bool:
-        return not (self.lost or self.doubled or self.out_of_order or self.unsure or self.reason)
 
 
 @dataclass(slots=True)
@@ -115,18 +100,15 @@ class CheckedLoad:
         if not checkers or not ledgers:
             return Verdict(self.accepted, self.sent, 0, 0, self.unsure, reason or "nobody answered")
         first, second = self._compared(checkers), self._compared(ledgers)
-        lost, doubled, disordered = (a + b for a, b in zip(first, second, strict=True))
-        return Verdict(self.accepted, lost, doubled, disordered, self.unsure, reason)
+        both = Effects(*map(sum, zip(first, second, strict=True)))
+        return Verdict(self.accepted, both.lost, both.doubled, both.out_of_order, self.unsure, reason)
 
-    def _compared(self, states: list[CheckedState]) -> tuple[int, int, int]:
-        lost = doubled = disordered = 0
-        for key, state in enumerate(states):
-            expected = self._numbers.get(key, 0)
-            missing, extra = max(0, expected - state.handled), max(0, state.handled - expected)
-            lost += missing
-            doubled += extra
-            disordered += max(state.doubled - extra, state.gaps - missing, 0)
-        return lost, doubled, disordered
+    def _compared(self, states: list[CheckedState]) -> Effects:
+        parts = [
+            effects(self._numbers.get(key, 0), state.handled, state.doubled, state.gaps)
+            for key, state in enumerate(states)
+        ]
+        return Effects(*map(sum, zip(*parts, strict=True)))
 
     async def _states(self, kind: str) -> list[CheckedState]:
         states: list[CheckedState] = [CheckedState()] * self.keys

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import starling.testing
+import starling
 from starling.core.ids import AgentId
 
 from benchmarks.agents import AddNow, Counter
@@ -40,7 +40,7 @@ async def timed(in_flight: int, seconds: float, act: Callable[[int], Awaitable[o
 
 async def calls(in_flight: int = 1, keys: int = 1000, seconds: float = 2.0) -> dict[str, float]:
     """Calls in the local runtime: the real engine over an in-memory store."""
-    async with starling.testing.mesh(Counter) as mesh:
+    async with starling.local(Counter) as mesh:
         for key in range(keys):
             await mesh.call(AgentId("counter", f"k{key}"), AddNow(0))
         return await timed(in_flight, seconds, lambda n: mesh.call(AgentId("counter", f"k{n % keys}"), AddNow()))

@@ -14,7 +14,7 @@ from typing import Any, Final
 from starling.client import Mesh, connect
 from starling.core.ids import AgentId
 
-from benchmarks.agents import ADD, Add, AddNow, Hop, HopNow, Parcel, Read, Spread
+from benchmarks.agents import ADD, Add, AddNow, Hop, HopNow, Parcel, Peek, Read, Spread
 from benchmarks.figures import latencies
 
 READ_AT_ONCE: Final = 500
@@ -91,6 +91,13 @@ class Load:
             in_flight,
             seconds,
             lambda n: self.mesh.call(AgentId("relay", f"r{n % keys}"), HopNow(f"k{n % keys}"), timeout=60.0),
+        )
+
+    async def queries(self, in_flight: int = 1, keys: int = 1000, seconds: float = 2.0) -> dict[str, float]:
+        """Read-only questions past the log."""
+        await counted(self.mesh, keys)
+        return await self._timed(
+            in_flight, seconds, lambda n: self.mesh.query(AgentId("counter", f"k{n % keys}"), Peek(), timeout=10.0)
         )
 
     async def bodies(self, size_bytes: int, in_flight: int = 4, seconds: float = 2.0) -> dict[str, float]:
@@ -178,6 +185,13 @@ class Load:
     async def total(self, keys: int) -> dict[str, float]:
         """How much all counters have counted, once they have handled what waits for them."""
         return {"counted": await counted(self.mesh, keys)}
+
+    async def first_messages(self, messages: int, first: int = 0, in_flight: int = 4000) -> dict[str, float]:
+        """One message to each of so many keys, none of which had one before."""
+        rows = ((ADD(f"m{first + number}"), Add(), None) for number in range(messages))
+        started = time.perf_counter()
+        await self.mesh.publish_all(rows, in_flight=in_flight, timeout=120.0)
+        return {"stored_per_second": messages / (time.perf_counter() - started)}
 
     async def paced(self, per_second: float, seconds: float, keys: int = 1000) -> dict[str, float]:
         """Publish at a steady rate: the load under which something else is measured."""

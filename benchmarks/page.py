@@ -23,6 +23,8 @@ UNITS: Final[Mapping[str, tuple[str, float]]] = {
     "longest_call_ms": ("longest call, ms", 1),
     "bytes_per_agent": ("bytes per agent", 1),
     "worker_mb": ("worker's memory, MB", 1),
+    "memory_over_first": ("memory over the first tenth's", 1),
+    "active_agents": ("agents in memory at rest", 1),
     "server_mb": ("server's memory, MB", 1),
     "lost": ("lost", 1),
     "doubled": ("doubled", 1),

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
 from benchmarks.bench import Bench
-from benchmarks.groups.calls import calls
+from benchmarks.groups.calls import calls, queries
 from benchmarks.groups.local import local
 from benchmarks.groups.one_way import fan_out, one_way
-from benchmarks.groups.sizes import bodies, cold, drained, memory
+from benchmarks.groups.sizes import bodies, cold, drained, memory, million
 from benchmarks.groups.topology import moves, replicas, workers
 from benchmarks.groups.trouble import kill, takeover
 
@@ -17,12 +17,14 @@ Group = Callable[[Bench], Awaitable[None]]
 
 GROUPS: Final[Mapping[str, Group]] = {
     "calls": calls,
+    "queries": queries,
     "one-way": one_way,
     "fan-out": fan_out,
     "local": local,
     "cold": cold,
     "bodies": bodies,
     "memory": memory,
+    "million": million,
     "workers": workers,
     "replicas": replicas,
     "moves": moves,

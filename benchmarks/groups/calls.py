@@ -8,6 +8,7 @@ from benchmarks.peers import nats_by_hand
 OURS = "Starling, 2 workers"
 BY_HAND = "nats-py by hand, 2 workers"
 ACK = "nats-py publish ack, nothing else"
+REQUEST = "nats-py request and reply, nothing stored"
 
 
 async def calls(bench: Bench) -> None:
@@ -42,3 +43,18 @@ async def calls(bench: Bench) -> None:
             "Durable call that makes a durable call, one at a time",
             {OURS: loading(mesh.load, "calls_over_relay", in_flight=1, seconds=seconds)},
         )
+
+
+async def queries(bench: Bench) -> None:
+    """Read-only questions past the log, against a bare request and reply."""
+    seconds = bench.seconds
+    async with bench.mesh() as mesh, nats_by_hand(bench.folder()) as hand:
+        for in_flight in (1, 64):
+            await bench.compare(
+                f"Queries, {in_flight} in flight",
+                {
+                    OURS: loading(mesh.load, "queries", in_flight=in_flight, seconds=seconds),
+                    REQUEST: loading(hand.load, "request_reply", in_flight=in_flight, seconds=seconds),
+                },
+                [Target("p50 over request and reply", OURS, "p50_us", 1.5, REQUEST, at_least=False)],
+            )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from pathlib import Path
 
 from benchmarks.bench import Bench, Target, loading
 from benchmarks.figures import Sample
+from benchmarks.stage import Stage
 
 COLD = "cold: state read from the table"
 WARM = "the same agents, active"
@@ -66,6 +68,63 @@ async def memory(bench: Bench) -> None:
         {OURS: samples},
         [Target("bytes for each active agent", OURS, "bytes_per_agent", 3000, at_least=False, aim=1500)],
     )
+
+
+async def million(bench: Bench) -> None:
+    """One message to each of a million keys; agents leave memory after two idle seconds."""
+    keys = bench.size(1_000_000, 20_000)
+    step = keys // 10
+    agents = [{"type": "counter", "entrypoint": "bench_agents:Counter", "passivation": {"idleSeconds": 2}}]
+    async with bench.mesh(spec={"agents": agents}) as mesh:
+        await mesh.load("first_messages", messages=step, first=keys)  # warm: code, pools and buffers are there
+        pids = [mesh.pid(pod) for pod in mesh.names()]
+        server = mesh.servers[0].pid
+        assert server is not None
+        base, samples = 0.0, []
+        started = time.perf_counter()
+        for done in range(0, keys, step):
+            turns = await mesh.metric("starling_turns_total")
+            await mesh.load("first_messages", messages=step, first=done)
+            await _until_turns(mesh, turns + step)
+            workers = sum(resident_bytes(pid) for pid in pids) / 1e6
+            base = base or workers
+            samples.append({"worker_mb": workers, "server_mb": resident_bytes(server) / 1e6})
+        per_second = keys / (time.perf_counter() - started)
+        active = await _at_rest(mesh)
+        at_end = {
+            "per_second": per_second,
+            "active_agents": active,
+            "memory_over_first": max(sample["worker_mb"] for sample in samples) / base,
+        }
+        bench.note(
+            f"{keys:,} distinct keys, a message each, passivated after 2 s; memory of both workers after each tenth",
+            {OURS: samples, "at the end": [at_end]},
+            [
+                Target(
+                    "workers' memory over that at the first tenth",
+                    "at the end",
+                    "memory_over_first",
+                    1.1,
+                    at_least=False,
+                ),
+                Target("agents in memory at rest", "at the end", "active_agents", 0, at_least=False),
+            ],
+        )
+
+
+async def _until_turns(mesh: Stage, turns: float) -> None:
+    async with asyncio.timeout(300):
+        while await mesh.metric("starling_turns_total") < turns:
+            await asyncio.sleep(0.2)
+
+
+async def _at_rest(mesh: Stage) -> float:
+    """Active agents once nothing has come in for a while."""
+    for _ in range(40):
+        if not (active := await mesh.metric("starling_active_agents")):
+            break
+        await asyncio.sleep(0.5)
+    return active
 
 
 async def drained(bench: Bench) -> None:

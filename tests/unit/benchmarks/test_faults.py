@@ -1,0 +1,142 @@
+"""The judges and tools of the fault suite."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import msgpack
+import pytest
+from starling.adapters.nats.server import HOST, free_port
+from starling.core.ids import PoolName
+from starling.core.names import MeshNames
+
+from benchmarks.faults.garbage import frames_of_garbage
+from benchmarks.faults.proxy import Proxy
+from benchmarks.verdict import Effects, Verdict, effects
+
+
+def judged(numbers: list[int], sent: int) -> Effects:
+    """What an agent that got these numbers in this order counts, and what is made of it."""
+    last = not_above = left_out = 0
+    for number in numbers:
+        not_above += number <= last
+        left_out += max(0, number - last - 1)
+        last = max(last, number)
+    return effects(sent, len(numbers), not_above, left_out)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "expected"),
+    [
+        pytest.param([1, 2, 3, 4], (0, 0, 0), id="as sent"),
+        pytest.param([1, 2, 4], (1, 0, 0), id="one in the middle is lost"),
+        pytest.param([1, 2, 3], (1, 0, 0), id="the last is lost"),
+        pytest.param([], (4, 0, 0), id="all are lost"),
+        pytest.param([1, 2, 2, 3, 4], (0, 1, 0), id="one came twice"),
+        pytest.param([1, 2, 3, 4, 1, 2, 3, 4], (0, 4, 0), id="all came twice"),
+        pytest.param([1, 3, 2, 4], (0, 0, 1), id="two are exchanged"),
+        pytest.param([4, 1, 2, 3], (0, 0, 3), id="the last came first"),
+    ],
+)
+def test_effects_tell_lost_doubled_and_disordered_apart(numbers: list[int], expected: tuple[int, int, int]) -> None:
+    assert judged(numbers, sent=4) == expected
+
+
+def test_any_order_but_the_sent_one_is_found() -> None:
+    for numbers in itertools.permutations([1, 2, 3, 4]):
+        found = judged(list(numbers), sent=4)
+        assert (found.lost, found.doubled) == (0, 0)
+        assert (found.out_of_order == 0) == (list(numbers) == [1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("wrong", [{"lost": 1}, {"doubled": 1}, {"out_of_order": 1}, {"unsure": 1}, {"reason": "x"}])
+def test_a_verdict_is_good_only_when_nothing_at_all_is_wrong(wrong: dict[str, object]) -> None:
+    good = Verdict(accepted=5, lost=0, doubled=0, out_of_order=0)
+
+    assert good.ok
+    assert not replace(good, **wrong).ok  # type: ignore[arg-type]
+
+
+def test_garbage_is_the_same_for_the_same_seed_and_reaches_every_shard() -> None:
+    names = MeshNames("m").pool(PoolName("p"))
+    once, again = (list(frames_of_garbage(names, 4, 2000, random.Random(1))) for _ in range(2))
+
+    assert once == again
+    subjects = {subject for subject, _, _ in once}
+    assert {f"st.m.p.m.{shard}.{lane}" for shard in range(4) for lane in ("o.n", "o.u", "f.n", "f.u")} <= subjects
+    assert {f"st.m.p.q.{shard}" for shard in range(4)} <= subjects
+
+
+def test_garbage_holds_frames_that_cannot_be_read_and_some_that_can() -> None:
+    readable = 0
+    frames = list(frames_of_garbage(MeshNames("m").pool(PoolName("p")), 4, 1000, random.Random(1)))
+    for _, body, _ in frames:
+        try:
+            readable += isinstance(msgpack.unpackb(body), list)
+        except (ValueError, msgpack.UnpackException):
+            continue
+
+    assert 100 < readable < 900
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[int]:
+    """Port of a server that sends back what it gets."""
+    port = free_port()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(100):
+            writer.write(data)
+        writer.close()
+
+    async with await asyncio.start_server(answer, HOST, port):
+        yield port
+
+
+async def ends(reader: asyncio.StreamReader) -> bool:
+    """Whether the connection ends, with or without a reset."""
+    try:
+        return not await reader.read(100)
+    except ConnectionResetError:
+        return True
+
+
+async def test_a_cut_proxy_keeps_its_connections_and_carries_nothing(echo: int) -> None:
+    async with Proxy(HOST, echo) as proxy, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(HOST, proxy.port)
+        writer.write(b"before")
+        assert await reader.read(100) == b"before"
+
+        proxy.cut()
+        writer.write(b"meanwhile")
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(reader.read(100), 0.2)
+
+        proxy.heal()
+        assert await ends(reader)
+        writer.close()
+
+        reader, writer = await asyncio.open_connection(HOST, proxy.port)
+        writer.write(b"after")
+        assert await reader.read(100) == b"after"
+        writer.close()
+
+
+async def test_a_proxy_drops_all_connections_and_takes_new_ones(echo: int) -> None:
+    async with Proxy(HOST, echo) as proxy, asyncio.timeout(10):
+        reader, writer = await asyncio.open_connection(HOST, proxy.port)
+        writer.write(b"x")
+        await reader.read(1)
+
+        proxy.drop()
+
+        assert await ends(reader)
+        writer.close()
+        reader, writer = await asyncio.open_connection(HOST, proxy.port)
+        writer.write(b"y")
+        assert await reader.read(1) == b"y"
+        writer.close()
