@@ -30,6 +30,7 @@ check: setup ## lint, format, types, import contracts, generated files
 	$(PYTHON) -m starling_operator.api.generate --check crds
 	$(PYTHON) -m hack.chart --check
 	$(PYTHON) -m hack.boards lint
+	$(PYTHON) -m hack.commands --check
 	$(PYTHON) -m hack.features --check
 
 simulate: setup ## the engine under simulated faults: SEEDS=1000
@@ -54,6 +55,9 @@ chart: setup ## write what the chart carries: definitions, boards, table of valu
 features: setup ## write docs/features.md: which requirement is proved by which test
 	$(PYTHON) -m hack.features
 
+commands: setup ## write docs/commands.md: the command line, from the program
+	$(PYTHON) -m hack.commands
+
 model: setup ## check the protocol's models with SPIN, where it is installed
 	@if command -v spin >/dev/null; then cd docs/protocol && sh runs.sh && sh table_runs.sh; else echo "no spin here: the models are not checked"; fi
 
@@ -67,4 +71,4 @@ clean: ## remove what was built here, and .venv
 	rm -rf .venv build dist .starling .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help setup demo demo-cluster test check simulate mutants bench faults crds chart features model cluster tools clean
+.PHONY: help setup demo demo-cluster test check simulate mutants bench faults crds chart features commands model cluster tools clean
