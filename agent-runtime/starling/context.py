@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, overload
 
 from starling.core.ids import AgentId, TopicId
 from starling.core.priority import Priority
@@ -193,7 +193,13 @@ class Context:
         """
         self._outgoing.destroy()
 
-    async def step(self, function: Callable[P, Awaitable[T] | T], *args: P.args, **kwargs: P.kwargs) -> T:
+    @overload
+    async def step(self, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    @overload
+    async def step(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    async def step(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the function once for all attempts of this turn: its result is saved before the turn goes on.
 
         The result's type is read from the function's annotation. Only if the process ends between the call and the
@@ -201,13 +207,19 @@ class Context:
         `named_step`. What it raises is not saved. Raises SpecError, DecodeError, TooLarge.
         """
         name = getattr(function, "__qualname__", type(function).__qualname__)
-        return cast("T", await self._outgoing.step(name, function, args, kwargs))
+        return await self._outgoing.step(name, function, args, kwargs)
 
+    @overload
     async def named_step(
-        self, name: str, function: Callable[P, Awaitable[T] | T], *args: P.args, **kwargs: P.kwargs
-    ) -> T:
+        self, name: str, function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T: ...
+
+    @overload
+    async def named_step(self, name: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T: ...
+
+    async def named_step(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """As `step`, under a name of its own, unique in this turn."""
-        return cast("T", await self._outgoing.step(name, function, args, kwargs))
+        return await self._outgoing.step(name, function, args, kwargs)
 
     async def call(
         self,
