@@ -11,7 +11,7 @@ from starling.core.names import PoolNames
 from starling.core.record import Kind, Record
 from starling.core.replay import Replay
 from starling.engine.faults import Passed, Point, no_fault
-from starling.errors import Fenced, JournalLost, OutcomeUnknown, TooLarge, UnknownPool, Unreachable
+from starling.errors import Fenced, JournalLost, OutcomeUnknown, RetryLater, TooLarge, UnknownPool, Unreachable
 from starling.ports.store import Expect, Refused, Store, Stored
 
 log = logging.getLogger(__name__)
@@ -95,8 +95,9 @@ async def take(
 ) -> tuple[Journal, Record]:
     """Become the owner by appending the next epoch over the last record as it was read.
 
-    Raises Fenced when something was appended since, OutcomeUnknown when nobody can say: read again and
-    decide again. It is never concluded from the owner or epoch found there that an unknown take was ours.
+    Raises RetryLater when something was appended since, or what was read came from a replica that lags;
+    OutcomeUnknown when nobody can say: read again and decide again. It is never concluded from the owner or epoch
+    found there that an unknown take was ours.
     """
     sequence, last = over
     journal = Journal(store, names, shard, sequence, passed)
@@ -109,7 +110,13 @@ async def take(
         barren=last.barren + 1,
         snapshot=last.snapshot,
     )
-    await journal.append(record)
+    try:
+        await journal.append(record)
+    except JournalLost:
+        raise
+    except Fenced as error:
+        # we owned nothing that somebody could have taken from us
+        raise RetryLater(f"{names.journal(shard)} has moved on since record {sequence} was read") from error
     passed(Point.TAKEN)
     return journal, record
 

@@ -145,8 +145,8 @@ class OwnedShard:
     ) -> OwnedShard:
         """Take the shard over its last record as it was read, read the journal, and write the mark.
 
-        Raises Fenced when somebody else was faster or came later, OutcomeUnknown or Unreachable (decide again
-        from a fresh read), JournalLost.
+        Raises RetryLater when somebody else was faster or nobody can say (decide again from a fresh read), Fenced when
+        a later owner came, JournalLost.
         """
         journal, taken = await take(
             store,
