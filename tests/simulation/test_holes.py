@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -14,11 +14,11 @@ from starling.core.due import DueIndex
 from starling.core.ids import AgentId, Epoch, PoolName, ShardId
 from starling.core.names import MeshNames, bucket_stream, bucket_subject
 from starling.core.overlay import Overlay, TableValue
-from starling.core.record import Cell
+from starling.core.record import Cell, Kind
 from starling.core.retry import RetryPolicy
-from starling.engine.journal import Journal, last_record
+from starling.engine.journal import Journal, last_record, take
 from starling.engine.table import Table
-from starling.errors import Unreachable
+from starling.errors import OutcomeUnknown, RetryLater, Unreachable
 from starling.provision import PoolStreams, provision_pool
 from starling.testing import mesh
 
@@ -35,15 +35,18 @@ def in_virtual_time(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 class Chosen(Weather):
-    """Each publish to the cell travels as the test says, everything else at once. follower: answers all direct reads,
-    as far behind as it says."""
+    """Each publish to one subject travels as the test says, everything else at once.
+
+    to: end of the subject; follower: answers all direct reads, as far behind as it says.
+    """
 
     def __init__(self, *trips: Trip, follower: int | None = None) -> None:
         self.trips = list(trips)
+        self.to = CELL
         self.follower = follower
 
     def publish(self, client: str, subject: str) -> Trip:
-        return self.trips.pop(0) if self.trips and subject.endswith(CELL) else Trip()
+        return self.trips.pop(0) if self.trips and subject.endswith(self.to) else Trip()
 
     def replica(self, client: str, stream: str) -> tuple[int, int] | None:
         return None if self.follower is None else (0, self.follower)
@@ -104,6 +107,38 @@ def test_a_replica_without_any_record_yet_is_no_lost_journal() -> None:
             await last_record(store, NAMES, SHARD)
         weather.follower = 0
         assert (await last_record(store, NAMES, SHARD))[0] == 1
+
+    in_virtual_time(main)
+
+
+@pytest.mark.parametrize("trip", [Trip(None, None), Trip(0.0, None)], ids=["not stored", "stored"])
+def test_after_a_record_of_unknown_outcome_the_owner_appends_nothing_more(trip: Trip) -> None:
+    """A release must not follow a lost commit: its floor would pass messages whose turns are in no record."""
+
+    async def main() -> None:
+        weather = Chosen()
+        store, _ = await owner(weather)
+        sequence, born = await last_record(store, NAMES, SHARD)
+        journal, taken = await take(store, NAMES, SHARD, owner="pod/start", map_rev=1, over=(sequence, born))
+        weather.trips, weather.to = [trip], NAMES.journal_subject(SHARD)
+        with pytest.raises(OutcomeUnknown, match="no answer"):
+            await journal.append(replace(taken, kind=Kind.COMMIT, previous=2))
+        with pytest.raises(OutcomeUnknown, match="before this one"):
+            await journal.append(replace(taken, kind=Kind.FREE, previous=2))
+        assert (await last_record(store, NAMES, SHARD))[1].kind is not Kind.FREE
+
+    in_virtual_time(main)
+
+
+def test_a_take_over_an_old_read_is_no_fence() -> None:
+    """Otherwise a pod would take itself for replaced, and never take its shard again."""
+
+    async def main() -> None:
+        store, _ = await owner(Weather())
+        over = await last_record(store, NAMES, SHARD)
+        await take(store, NAMES, SHARD, owner="pod/start", map_rev=1, over=over)
+        with pytest.raises(RetryLater, match="has moved on"):
+            await take(store, NAMES, SHARD, owner="pod/start", map_rev=1, over=over)
 
     in_virtual_time(main)
 

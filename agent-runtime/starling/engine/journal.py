@@ -27,13 +27,19 @@ class Journal:
         self.last = last
         self.written_bytes = 0
         self._passed = passed
+        self._is_over = False
+        """A record was not stored, or nobody knows: what it said of turns and positions is in no memory any more."""
 
     async def append(self, record: Record) -> int:
         """Store the next record and return its sequence.
 
         Raises Fenced when somebody else appended, OutcomeUnknown when nobody can say (drop everything, take
-        again), Unreachable when nothing was sent, TooLarge.
+        again), Unreachable when nothing was sent, TooLarge. After any of them, and after a cancellation, it takes no
+        further record: OutcomeUnknown.
         """
+        if self._is_over:
+            raise OutcomeUnknown(f"{self._stream}: the record before this one was not stored, as far as we know")
+        self._is_over = True
         data = record.encode()
         under_way = await self._store.publish(self._subject, data, expect=Expect(self.last))
         self._passed(Point.RECORD_SENT)
@@ -42,6 +48,7 @@ class Journal:
             case Stored(sequence):
                 self.last = sequence
                 self.written_bytes += len(data)
+                self._is_over = False
                 self._passed(Point.RECORD_ACKED)
                 return sequence
             case Refused("conflict", text):
