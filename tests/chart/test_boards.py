@@ -13,6 +13,7 @@ import yaml
 from prometheus_client import Metric
 from starling.core.ids import PoolName
 from starling.node.metrics import WorkerCollector
+from starling.node.states import RunState
 from starling_operator.metrics import OperatorMetrics
 
 from hack.boards.board import expand, label_query, metrics, panels, targets, variables
@@ -32,7 +33,9 @@ def exported_by_operator() -> set[str]:
 
 
 def exported_by_workers() -> set[str]:
-    collector = WorkerCollector(PoolName("airports"), dict, takes=int, fenced=int, wall=float)
+    collector = WorkerCollector(
+        PoolName("airports"), dict, takes=int, fenced=int, state=lambda: RunState.RUNNING, wall=float
+    )
     return names(collector.collect())
 
 

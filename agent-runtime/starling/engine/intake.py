@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 
 from starling.core import limits
@@ -62,6 +63,8 @@ class Intake:
         self.paused = False
         """Set while the outbox is over its limit: outside messages wait, frames go on."""
         self._reader: Reader | None = None
+        self._stored: deque[tuple[int, float]] = deque()
+        """Positions above the floor, and when each was stored."""
         self._fresh_after = fresh_after
         self.stuck_since = 0.0
         """Since when the floor has not moved although much was read above it; 0: it moves."""
@@ -94,6 +97,12 @@ class Intake:
         return (self._reader.pending if self._reader else 0) + self.positions.unfinished
 
     @property
+    def oldest(self) -> float:
+        """When the oldest message that is not finished was stored, seconds since 1970; 0 without any."""
+        floor = self.positions.floor
+        return next((stored for position, stored in self._stored if position > floor), 0.0)
+
+    @property
     def has_read_all(self) -> bool:
         """Whether everything that was stored has been read."""
         return self._reader is not None and self._reader.caught_up and not self._reader.pending
@@ -113,6 +122,8 @@ class Intake:
         """Move the floor, let the reader go on, and return it."""
         before = self.positions.floor
         floor = self.positions.advance()
+        while self._stored and self._stored[0][0] <= floor:
+            self._stored.popleft()
         if floor != before or self.positions.unfinished < limits.PARK_FROM:
             self.stuck_since = 0.0
         elif not self.stuck_since:
@@ -127,6 +138,7 @@ class Intake:
         self._room.set()
 
     def _arrived(self, message: Message) -> None:
+        self._stored.append((message.sequence, message.time))
         if self._inlet.origin is Origin.FRAMES:
             source, number, counts = self._judge(message)
             if not counts:

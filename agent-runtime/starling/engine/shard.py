@@ -275,6 +275,11 @@ class OwnedShard:
         return self._journal.last
 
     @property
+    def oldest(self) -> dict[Inlet, float]:
+        """When the oldest message that is not finished was stored, seconds since 1970, by inlet; 0 without any."""
+        return {inlet: intake.oldest for inlet, intake in self._intakes.items()}
+
+    @property
     def lags(self) -> dict[Inlet, int]:
         """Messages that are not finished, by inlet."""
         return {inlet: intake.lag for inlet, intake in self._intakes.items()}

@@ -10,9 +10,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from starling.core.ids import PoolName, ShardId
+from starling.core.names import Inlet
 from starling.engine.shard import OwnedShard
 from starling.engine.shard_info import ShardStats
 from starling.instruments import Instruments
+from starling.node.states import RunState
 from starling.node.traffic import Traffic
 
 
@@ -29,12 +31,14 @@ class WorkerCollector(Collector):
         *,
         takes: Callable[[], int],
         fenced: Callable[[], int],
+        state: Callable[[], RunState],
         wall: Callable[[], float],
     ) -> None:
         self._pool = pool
         self._owned = owned
         self._takes = takes
         self._fenced = fenced
+        self._state = state
         self._wall = wall
         self._seen: dict[ShardId, list[ShardStats]] = {}
 
@@ -57,19 +61,26 @@ class WorkerCollector(Collector):
         commit_seconds = CounterMetricFamily(
             "starling_commit_seconds", "Seconds until journal records were stored.", labels=("pool", "shard")
         )
+        written = CounterMetricFamily("starling_record_bytes", "Bytes of records stored.", labels=("pool", "shard"))
+        calls = CounterMetricFamily(
+            "starling_calls", "Calls made by turns, by how they ended.", labels=("pool", "shard", "result")
+        )
         dead = CounterMetricFamily("starling_dead_letters", "Dead letters.", labels=("pool", "shard", "reason"))
         for shard, history in self._seen.items():
             name = str(shard)
             busy.add_metric((pool, name), sum(stats.busy_seconds for stats in history))
             commits.add_metric((pool, name), sum(stats.commits for stats in history))
             commit_seconds.add_metric((pool, name), sum(stats.commit_seconds for stats in history))
+            written.add_metric((pool, name), sum(stats.record_bytes for stats in history))
+            for result, count in _sums(stats.calls for stats in history).items():
+                calls.add_metric((pool, name, result), count)
             for (kind, result), count in _sums(stats.turns for stats in history).items():
                 turns.add_metric((pool, name, kind, result), count)
             for kind, spent in _sums(stats.turn_seconds for stats in history).items():
                 seconds.add_metric((pool, name, kind), spent)
             for reason, count in _sums(stats.dead_letters for stats in history).items():
                 dead.add_metric((pool, name, reason), count)
-        yield from (turns, seconds, busy, commits, commit_seconds, dead)
+        yield from (turns, seconds, busy, commits, commit_seconds, written, calls, dead)
         for family, help_text, value in (
             ("starling_takes", "Shards taken.", self._takes()),
             ("starling_fenced", "Shards lost to a newer owner.", self._fenced()),
@@ -82,6 +93,12 @@ class WorkerCollector(Collector):
         pool = self._pool
         labels = ("pool", "shard")
         lag = GaugeMetricFamily("starling_mailbox_lag", "Messages not finished.", labels=("pool", "shard", "lane"))
+        oldest = GaugeMetricFamily(
+            "starling_oldest_message_age_seconds",
+            "Age of the oldest message that is not finished; 0 without any.",
+            labels=("pool", "shard", "lane"),
+        )
+        due = GaugeMetricFamily("starling_due_records", "Work to do at or after a time.", labels=labels)
         outbox = GaugeMetricFamily("starling_outbox_frames", "Frames not delivered.", labels=labels)
         dirty = GaugeMetricFamily("starling_table_dirty_cells", "Cells not in the table yet.", labels=labels)
         active = GaugeMetricFamily("starling_active_agents", "Agents in memory.", labels=labels)
@@ -93,13 +110,29 @@ class WorkerCollector(Collector):
                 lanes[inlet.lane.value] = lanes.get(inlet.lane.value, 0) + waiting
             for lane, waiting in lanes.items():
                 lag.add_metric((pool, name, lane), waiting)
+            for lane, age in _ages(running.oldest, self._wall()).items():
+                oldest.add_metric((pool, name, lane), age)
+            due.add_metric((pool, name), stats.due_records)
             outbox.add_metric((pool, name), stats.outbox_frames)
             dirty.add_metric((pool, name), stats.dirty_cells)
             active.add_metric((pool, name), stats.active_agents)
-        yield from (lag, outbox, dirty, active)
-        count = GaugeMetricFamily("starling_shards_owned", "Shards that this pod owns.", labels=("pool",))
-        count.add_metric((pool,), len(owned))
-        yield count
+        yield from (lag, oldest, due, outbox, dirty, active)
+        for gauge, text, value in (
+            ("starling_shards_owned", "Shards that this pod owns.", len(owned)),
+            ("starling_worker_state", "0 starting, 1 running, 2 draining, 3 stopped.", self._state().number),
+        ):
+            family = GaugeMetricFamily(gauge, text, labels=("pool",))
+            family.add_metric((pool,), value)
+            yield family
+
+
+def _ages(oldest: Mapping[Inlet, float], now: float) -> dict[str, float]:
+    """Seconds since the oldest message of each lane was stored; 0 without any, or when clocks differ."""
+    ages: dict[str, float] = {}
+    for inlet, stored in oldest.items():
+        age = max(0.0, now - stored) if stored else 0.0
+        ages[inlet.lane.value] = max(ages.get(inlet.lane.value, 0.0), age)
+    return ages
 
 
 K = TypeVar("K")

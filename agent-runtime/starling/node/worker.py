@@ -110,6 +110,7 @@ class Worker:
             lambda: self.ownership.owned,
             takes=lambda: self.ownership.takes,
             fenced=lambda: self.ownership.fenced,
+            state=lambda: self.state,
             wall=settings.wall,
         )
         self.ownership.on_take = self._taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import starling.testing
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from starling import Agent, AgentId
+from starling import Agent, AgentId, Context
 from starling.core.retry import RetryPolicy
 from starling.errors import HandlerFailed
 from starling.instruments import Instruments
@@ -28,11 +29,50 @@ class Coin:
 
 
 @dataclass
+class Loan:
+    to: str
+
+
+gate = asyncio.Event()
+
+
+@dataclass
 class Purse:
     total: int = 0
 
 
+NAMED = {
+    f"starling_{name}"
+    for name in (
+        "turns_total",
+        "turn_seconds_total",
+        "busy_seconds_total",
+        "mailbox_lag",
+        "oldest_message_age_seconds",
+        "commits_total",
+        "commit_seconds_total",
+        "record_bytes_total",
+        "outbox_frames",
+        "due_records",
+        "active_agents",
+        "takes_total",
+        "fenced_total",
+        "dead_letters_total",
+        "calls_total",
+        "table_dirty_cells",
+        "shards_owned",
+        "worker_state",
+    )
+}
+
+
 class MetricPurse(Agent[Purse]):
+    @starling.event
+    async def lend(self, message: Loan, ctx: Context) -> None:
+        await asyncio.wait_for(gate.wait(), 20)
+        ctx.set_timer("reminder", Coin(1), delay=3600)
+        await ctx.agent(MetricPurse, message.to).count("all", timeout=5.0)
+
     @starling.event
     async def put(self, message: Coin) -> None:
         if message.value < 0:
@@ -104,6 +144,33 @@ async def test_a_load_changes_every_figure() -> None:
     assert after["process_resident_memory_bytes"] > 1_000_000
     assert grown["process_cpu_seconds_total"] >= 0
     assert after["coins_total"] == 5
+
+
+@pytest.mark.row("CP-16", part="lag, oldest age, due records and calls change as expected")
+async def test_what_waits_is_seen_while_it_waits() -> None:
+    gate.clear()
+    async with starling.testing.mesh(MetricPurse, shards=1) as mesh:
+        idle = scrape(mesh)
+        await mesh.send(AgentId("metric_purse", "anna"), Loan("berta"))
+        async with asyncio.timeout(20):
+            while not scrape(mesh)["starling_mailbox_lag"]:
+                await asyncio.sleep(0.001)
+        await mesh.advance(7)
+        busy = scrape(mesh)
+        gate.set()
+        await mesh.idle()
+        done = scrape(mesh)
+    assert done.keys() >= NAMED - {"starling_dead_letters_total"}  # has no series before the first one
+    assert idle["starling_oldest_message_age_seconds"] == 0
+    assert busy["starling_mailbox_lag"] == 1
+    assert 7 <= busy["starling_oldest_message_age_seconds"] < 60
+    assert done["starling_oldest_message_age_seconds"] == 0
+    assert done["starling_mailbox_lag"] == 0
+    assert idle["starling_due_records"] == 0
+    assert done["starling_due_records"] >= 1
+    assert done["starling_calls_total ok"] == 1
+    assert done["starling_record_bytes_total"] > idle["starling_record_bytes_total"]
+    assert done["starling_worker_state"] == 1
 
 
 @pytest.mark.row("CP-17", part="the label allow-list")
