@@ -11,7 +11,7 @@ from starling.core.envelope import Envelope, open_frame
 from starling.core.ids import PoolName
 from starling.core.names import MeshNames
 from starling.core.severity import Severity
-from starling.engine.dead import DeadLetter
+from starling.engine.dead import DeadLetter, Fill, fill_of
 from starling.errors import DecodeError, SpecError, UnknownPool
 from starling.ports.store import Message, Store
 
@@ -105,22 +105,6 @@ class LetterPage:
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Fill:
-    """How full a dead-letter stream is. ratio: of the nearer limit, 0 to 1; at 1 the oldest letters go."""
-
-    letters: int
-    max_letters: int | None
-    size_bytes: int
-    max_bytes: int | None
-
-    @property
-    def ratio(self) -> float:
-        by_count = self.letters / self.max_letters if self.max_letters else 0.0
-        by_size = self.size_bytes / self.max_bytes if self.max_bytes else 0.0
-        return max(by_count, by_size)
-
-
 async def list_letters(
     pools: Iterable[DeadLetters], wanted: Filter | None = None, *, number: int = 1, size: int = PAGE
 ) -> LetterPage:
@@ -201,7 +185,7 @@ class DeadLetters:
         info = await self._store.stream_info(self._names.dead_letters)
         if info is None:
             raise UnknownPool(f"there is no stream {self._names.dead_letters}")
-        return Fill(info.messages, info.max_messages, info.size_bytes, info.max_bytes)
+        return fill_of(info)
 
     async def under_way(self) -> Mapping[int, float]:
         """Letters that are being put back: number to the time at which that began."""

@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from starling.admin.letters import DeadLetters, Fill
+from starling.admin.letters import DeadLetters
 from starling.core.ids import PodName, PoolName, ShardId
 from starling.core.membership import Member, ShardMap
 from starling.core.names import INLETS, MeshNames, PoolNames, bucket_stream, bucket_subject
 from starling.core.record import Kind, Record
 from starling.core.routes import PoolRoute, Routes
+from starling.engine.dead import Fill
 from starling.engine.journal import last_record
 from starling.engine.shard_info import Owner
 from starling.errors import DecodeError, JournalLost, UnknownPool

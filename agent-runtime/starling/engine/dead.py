@@ -13,6 +13,7 @@ from starling.core.envelope import Envelope
 from starling.core.record import Frame
 from starling.core.severity import Severity, severity_of
 from starling.errors import DecodeError
+from starling.ports.store import StreamInfo
 
 STACK_LIMIT: Final = 8192
 
@@ -90,3 +91,24 @@ def undeliverable(frame: Frame, *, source: str, now: float) -> tuple[str, bytes]
 
 
 NO_SUCH_POOL: Final = "NoSuchPool"
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """How full a dead-letter stream is. ratio: of the nearer limit, 0 to 1; at 1 the oldest letters go."""
+
+    letters: int
+    max_letters: int | None
+    size_bytes: int
+    max_bytes: int | None
+
+    @property
+    def ratio(self) -> float:
+        by_count = self.letters / self.max_letters if self.max_letters else 0.0
+        by_size = self.size_bytes / self.max_bytes if self.max_bytes else 0.0
+        return max(by_count, by_size)
+
+
+def fill_of(info: StreamInfo) -> Fill:
+    """Return how full a dead-letter stream is."""
+    return Fill(info.messages, info.max_messages, info.size_bytes, info.max_bytes)

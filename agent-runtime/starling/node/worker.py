@@ -29,6 +29,7 @@ from starling.engine.shard_info import Owner, PoolSettings
 from starling.entrypoints import load, registered
 from starling.errors import MeshError, SpecError, Unreachable
 from starling.instruments import instruments
+from starling.node.dead_letters import DeadLetterWatch
 from starling.node.http import Health
 from starling.node.members import Members
 from starling.node.metrics import WorkerCollector, registry
@@ -255,7 +256,10 @@ async def serve(environment: WorkerSettings) -> None:
         start = f"{settings.chance.getrandbits(64):016x}"
         identity = Identity(PodName(environment.pod), start, config.version)
         worker = Worker(store, settings, identity, drain_seconds=config.drain_seconds)
+        # one pod looks, whichever owns shard 0
+        letters = DeadLetterWatch(store, settings.names, lambda: ShardId(0) in worker.ownership.owned)
         own = registry(worker.collector, instruments)
+        own.register(letters)
         health = Health(own, lambda: worker.not_ready)
         ends.push_async_callback(health.close)
         port = await health.open(environment.pod_ip, environment.http_port)
@@ -271,6 +275,7 @@ async def serve(environment: WorkerSettings) -> None:
             publish_agents(store, settings.mesh, settings.pool, agents.values()), name="description of the agents"
         )
         ends.push_async_callback(_ended, describing)
+        ends.push_async_callback(_ended, loop.create_task(letters.run(), name="dead letters"))
         await worker.run()
 
 

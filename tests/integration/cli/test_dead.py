@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ from starling.core.names import Inlet, Lane, Origin, PoolNames
 from starling.core.severity import Severity
 from starling.engine.dead import DeadLetter
 from starling.errors import MailboxFull, OutcomeUnknown, SpecError, UnknownPool
-from starling.provision import PoolStreams, read_routes, shard_streams
+from starling.node.dead_letters import DeadLetterWatch
+from starling.provision import PoolStreams, dead_letter_stream, read_routes, shard_streams
 
 from .conftest import BOUND, Account, Ask, Paid, RunningMesh, Spoilt, until
 
@@ -262,3 +264,27 @@ async def test_a_page_before_the_first_and_a_pool_that_is_not_there_are_refused(
     )
     with pytest.raises(UnknownPool):
         await list_letters([DeadLetters(account_mesh.store, "nowhere", account_mesh.pool)])
+
+
+@pytest.mark.row("RT-30", part="a metric says before the bound drops the oldest")
+async def test_how_full_the_stream_is_can_be_seen_before_the_oldest_letters_go(
+    account_mesh: RunningMesh, names: PoolNames
+) -> None:
+    stream = dead_letter_stream(names, PoolStreams(account_mesh.pool))
+    await account_mesh.store.ensure_stream(replace(stream, max_messages=10))
+    await _put_letters(account_mesh, names, 9)
+    watch = DeadLetterWatch(account_mesh.store, names, lambda: True)
+    await watch.look()
+    sampled = {sample.name: sample.value for metric in watch.collect() for sample in metric.samples}
+    assert sampled == {"starling_dead_letters_kept": 9, "starling_dead_letters_fill_ratio": 0.9}
+    listed = await account_mesh.starling("dead", "list")
+    assert listed.out.splitlines()[-1] == "pool accounts keeps 9 letters, 90% of its bound: then the oldest go"
+    doctor = await account_mesh.starling("doctor", "--json")
+    assert "9 dead letters, 90% of the bound: then the oldest go" in [finding["text"] for finding in doctor.json]
+    idle = DeadLetterWatch(account_mesh.store, names, lambda: False)
+    await idle.look()
+    assert [sample for metric in idle.collect() for sample in metric.samples] == []
+    await _put_letters(account_mesh, names, 2)
+    full = await account_mesh.starling("dead", "replay", "--all")
+    assert full.code == 1
+    assert "one more note would push the oldest out" in full.err

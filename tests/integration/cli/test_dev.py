@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ async def test_a_mesh_of_starling_dev_is_used_and_looked_at_from_the_command_lin
     doctor = await shop.starling("doctor", "--json")
     assert doctor.code == 0, doctor.out
     await _agents_are_described(shop)
+    await _somebody_tells_how_full_the_dead_letters_are(shop)
     await _a_pod_is_emptied_and_filled_again(shop)
     assert (await shop.starling("call", "shelf/a1", "Count")).out == '{"sold":3}\n'
     await _agents_go_with_their_pool(shop)
@@ -159,6 +161,24 @@ async def _agents_are_described(shop: Shop) -> None:
         1,
         "starling: no pool of this mesh runs agent type 'self'; there are: shelf\n",
     )
+
+
+async def _somebody_tells_how_full_the_dead_letters_are(shop: Shop) -> None:
+    told: list[str] = []
+
+    def scrape(address: str) -> str:
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    async def is_told() -> bool:
+        pages = [await asyncio.to_thread(scrape, pod["metrics"]) for pod in (await shop.pods()).values()]
+        told[:] = [
+            line for page in pages for line in page.splitlines() if line.startswith("starling_dead_letters_fill")
+        ]
+        return bool(told)
+
+    await until(is_told, bound=30.0)
+    assert told == ['starling_dead_letters_fill_ratio{pool="shop"} 0.0']
 
 
 async def _a_pod_is_emptied_and_filled_again(shop: Shop) -> None:
