@@ -21,7 +21,7 @@ AGENTS = st.builds(
 )
 TOPICS = st.builds(TopicId, st.from_regex(r"[a-z.:=-]{1,8}", fullmatch=True), TEXT)
 MILLISECONDS = st.integers(0, 2**48)
-KNOWN = {"i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch"}
+KNOWN = {"i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch", "rp"}
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), TEXT, st.binary(max_size=8))
 
 ENVELOPES = st.builds(
@@ -42,6 +42,7 @@ ENVELOPES = st.builds(
     headers=st.dictionaries(TEXT, TEXT, max_size=3),
     attempt=st.integers(0, 100),
     chain=st.lists(TEXT, max_size=3).map(tuple),
+    repeatable=st.booleans(),
     unknown=st.dictionaries(TEXT.filter(lambda key: key not in KNOWN), PLAIN, max_size=3),
 )
 

@@ -6,6 +6,7 @@ A test that fails here means that data of users would not load. Do not change th
 from __future__ import annotations
 
 import pytest
+from starling.core.due import Due, DueBody, DueKind
 from starling.core.envelope import Envelope, open_frame
 from starling.core.ids import AgentId, PoolName, ShardId, TopicId
 from starling.core.names import Inlet, Lane, Origin
@@ -99,6 +100,52 @@ RECORD_BYTES = {
     ),
 }
 
+# What came with due records, in the same version: older records simply have none.
+DUE_RECORDS = [
+    (
+        Record(
+            kind=Kind.COMMIT,
+            previous=5,
+            epoch=2,
+            owner=OWNER,
+            due_added=(
+                Due("0.d.airport.EWR.17-0", 1357016400000, DueKind.RETRY, "376949"),
+                Due("0.t.airport.EWR.daily.u", 1357020000000, DueKind.TIMER, "376950", "daily", "u"),
+            ),
+            due_removed=(("0.d.airport.EWR.11-0", "376948-1"),),
+            cells={"0.d.airport.EWR.17-0": Cell(0, b"body")},
+        ),
+        bytes.fromhex(
+            "88a17601a2707605a16ba6636f6d6d6974a16502a16fbb616972706f7274732d302f3030313132323333343435353636"
+            "3737a16381b4302e642e616972706f72742e4557522e31372d309200c404626f6479a264759296b4302e642e61697270"
+            "6f72742e4557522e31372d30cf0000013bf47b008000a6333736393439a0a16e96b7302e742e616972706f72742e4557"
+            "522e6461696c792e75cf0000013bf4b1ef0003a6333736393530a56461696c79a175a264649192b4302e642e61697270"
+            "6f72742e4557522e31312d30a83337363934382d31"
+        ),
+    ),
+    (
+        Record(
+            kind=Kind.SNAPSHOT,
+            previous=6,
+            epoch=2,
+            owner=OWNER,
+            incarnation="inc12345",
+            due_buckets=("376949", "376950"),
+        ),
+        bytes.fromhex(
+            "87a17601a2707606a16ba4736e6170a16502a16fbb616972706f7274732d302f30303131323233333434353536363737"
+            "a2696ea8696e633132333435a2646292a6333736393439a6333736393530"
+        ),
+    ),
+]
+
+DUE_BODIES = {
+    "95c4018002cb404e000000000000a0cb41d4389b54200000": DueBody(
+        envelope=b"\x80", attempt=2, every=60.0, stored=1357016400.5
+    ),
+    "95c4018000cb0000000000000000a9302033202a202a202acb0000000000000000": DueBody(envelope=b"\x80", cron="0 3 * * *"),
+}
+
 ENVELOPES = [
     Envelope(
         id="2013-01-01T05:00/UA1545",
@@ -153,6 +200,17 @@ def test_a_record_of_each_kind_written_by_the_first_version_still_decodes(kind: 
 @pytest.mark.parametrize("kind", Kind)
 def test_a_record_is_still_written_so_that_the_first_version_reads_it(kind: Kind) -> None:
     assert RECORDS[kind].encode() == RECORD_BYTES[kind]
+
+
+@pytest.mark.parametrize(("record", "data"), DUE_RECORDS)
+def test_a_record_with_due_records_is_written_and_read_as_ever(record: Record, data: bytes) -> None:
+    assert Record.decode(data) == record
+    assert record.encode() == data
+
+
+@pytest.mark.parametrize(("data", "body"), DUE_BODIES.items())
+def test_a_due_records_body_still_decodes(data: str, body: DueBody) -> None:
+    assert DueBody.decode(bytes.fromhex(data)) == body
 
 
 def test_a_frame_of_the_first_version_still_opens() -> None:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import re
+import uuid
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starling.core import limits
-from starling.core.ids import AgentId, ShardId, TopicId, check_agent_type, check_key, shard_of, token, untoken
+from starling.core.ids import (
+    AgentId,
+    ShardId,
+    TopicId,
+    check_agent_type,
+    check_key,
+    message_id,
+    shard_of,
+    token,
+    untoken,
+)
 from starling.errors import SpecError
 
 # Surrogates are no text: they have no UTF-8 form.
@@ -109,3 +120,13 @@ def test_hard_keys_stay_apart() -> None:
 @given(TYPES, KEYS, st.integers(1, limits.MAX_SHARDS))
 def test_a_shard_is_always_within_the_pool(agent_type: str, key: str, shards: int) -> None:
     assert ShardId(0) <= shard_of(agent_type, key, shards) < shards
+
+
+@given(st.integers(0, 2**48 - 1), st.integers(0, 2**74 - 1), st.integers(0, 2**48 - 1), st.integers(0, 2**74 - 1))
+def test_message_ids_are_uuids_of_version_7_and_sort_by_their_time(a: int, x: int, b: int, y: int) -> None:
+    one, other = message_id(a, x), message_id(b, y)
+    made = uuid.UUID(one)
+    assert (made.version, made.variant, made.int >> 80, str(made)) == (7, uuid.RFC_4122, a, one)
+    assert (one == other) == ((a, x) == (b, y))
+    if a != b:
+        assert (one < other) == (a < b)

@@ -133,6 +133,26 @@ def test_a_hot_cell_waits_its_patience_again_after_each_write() -> None:
     assert list(made.due(5.2, quiet=1.0, patience=5.0)) == []
 
 
+def test_a_cell_that_never_comes_back_and_that_the_table_never_heard_of_is_forgotten() -> None:
+    made = overlay(a=5)
+    made.drop("a", 6, 1.0)
+    made.drop("never-there", 7, 1.0)
+    assert made.entries == {}
+
+
+@pytest.mark.parametrize("state", ["awaited", "known", "written"])
+def test_a_cell_that_never_comes_back_leaves_a_tombstone_where_the_table_may_have_it(state: str) -> None:
+    made = overlay(a=5)
+    if state == "awaited":
+        made.entries["a"].awaited = True
+    elif state == "known":
+        made.known["a"] = Known(3, 2)
+    else:
+        made.acknowledged("a", 5, 40)
+    made.drop("a", 6, 1.0)
+    assert (made.entries["a"].journal, made.entries["a"].cell) == (6, Cell(0, None))
+
+
 def test_the_oldest_version_is_that_of_the_cell_committed_longest_ago() -> None:
     made = overlay(a=1, b=2, c=3)
     assert made.oldest() == 1

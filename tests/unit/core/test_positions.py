@@ -104,6 +104,13 @@ def test_the_window_is_open_for_4096_positions_above_the_floor() -> None:
     assert (positions.is_open, positions.room) == (True, 2)
 
 
+def test_a_position_above_the_floor_is_found_by_how_far_above_it_is() -> None:
+    positions = Positions(4, Done())
+    for sequence in (7, 9, 12):
+        positions.arrive(sequence, 1, None, 0)
+    assert [positions.position_at(depth) for depth in range(3)] == [7, 9, 12]
+
+
 def test_acceptance_is_remembered_as_of_the_floor_not_of_what_was_read() -> None:
     positions = Positions(0, Done())
     first = positions.arrive(1, 1, SOURCE, 1)[0]

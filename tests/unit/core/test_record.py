@@ -8,6 +8,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starling.core.due import Due, DueKind
 from starling.core.ids import PoolName, ShardId
 from starling.core.names import INLETS, Lane
 from starling.core.record import (
@@ -39,6 +40,7 @@ DONE = st.builds(
     ranges=st.lists(st.tuples(NUMBERS, NUMBERS), max_size=3).map(tuple),
     partly=st.dictionaries(NUMBERS, st.lists(SMALL, max_size=3).map(tuple), max_size=3),
 )
+DUES = st.builds(Due, TEXT, NUMBERS, st.sampled_from(DueKind), TEXT, TEXT, st.sampled_from([*map(str, Lane)]))
 RECORDS = st.builds(
     Record,
     kind=st.sampled_from(Kind),
@@ -59,6 +61,9 @@ RECORDS = st.builds(
     replies=st.lists(st.builds(ReplyRecord, TEXT, BYTES), max_size=3).map(tuple),
     frame_refs=st.lists(st.builds(FrameRef, NUMBERS, SMALL), max_size=3).map(tuple),
     cell_refs=st.lists(st.builds(CellRef, NUMBERS, TEXT), max_size=3).map(tuple),
+    due_added=st.lists(DUES, max_size=3).map(tuple),
+    due_removed=st.lists(st.tuples(TEXT, TEXT), max_size=3).map(tuple),
+    due_buckets=st.lists(TEXT, max_size=3).map(tuple),
     owed=st.booleans(),
 )
 

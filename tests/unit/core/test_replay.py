@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starling.core.due import Due, DueChange, DueKind
 from starling.core.ids import PoolName, ShardId
 from starling.core.names import INLETS, Lane
 from starling.core.outbox import Outbox
@@ -201,6 +202,27 @@ def test_a_snapshot_that_refers_to_what_should_be_there_and_is_not_is_an_alarm(r
     )
     with pytest.raises(JournalLost, match="the snapshot at 4 refers to"):
         fold.apply(4, record(Kind.SNAPSHOT, 3, incarnation=INC, **refs))
+
+
+def test_changes_of_due_records_and_the_buckets_that_may_be_live_are_known() -> None:
+    first, second = (Due(f"k{n}", n, DueKind.RETRY, str(n)) for n in (1, 2))
+    fold = replayed(
+        (1, born(INC)),
+        (2, record(Kind.COMMIT, 1, due_added=[first])),
+        (3, record(Kind.SNAPSHOT, 2, incarnation=INC, due_buckets=["1"])),
+        (4, record(Kind.COMMIT, 3, due_added=[second], due_removed=[("old", "0")])),
+    )
+    assert fold.due_changes == [DueChange(2, [first], ()), DueChange(4, [second], [("old", "0")])]
+    assert fold.due_buckets == {"0", "1", "2"}
+
+
+def test_a_gap_voids_changes_of_due_records_too() -> None:
+    fold = replayed(
+        (1, born(INC)),
+        (2, record(Kind.COMMIT, 1, due_added=[Due("k", 1, DueKind.RETRY, "7")])),
+        (9, record(Kind.SNAPSHOT, 8, incarnation=INC, due_buckets=["8"])),
+    )
+    assert (fold.due_changes, fold.due_buckets) == ([], {"8"})
 
 
 # -- an owner, its table and its targets, over any history

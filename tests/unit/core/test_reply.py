@@ -23,7 +23,18 @@ from starling.errors import (
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 
 
-@given(st.builds(Reply, call=TEXT, by=TEXT, body=st.binary(max_size=8), type=TEXT, error=TEXT, text=TEXT))
+@given(
+    st.builds(
+        Reply,
+        call=TEXT,
+        by=TEXT,
+        body=st.binary(max_size=8),
+        type=TEXT,
+        error=TEXT,
+        text=TEXT,
+        epoch=st.integers(0, 2**53),
+    )
+)
 def test_a_reply_reads_back_equal(reply: Reply) -> None:
     assert Reply.unpack(reply.pack()) == reply
 

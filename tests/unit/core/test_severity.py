@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from starling.core.error_record import ErrorRecord
 from starling.core.ids import AgentId
 from starling.core.routes import Routes
 from starling.core.severity import Category, Severity, severity_of, verdict
@@ -21,6 +22,7 @@ from starling.errors import (
     MemoryFailed,
     ModelFailed,
     NetworkFailed,
+    SpecError,
     SystemFailed,
 )
 from starling.messages import encode
@@ -184,3 +186,16 @@ def test_the_worst_severity_has_rank_0() -> None:
         Severity.MEDIUM,
         Severity.LOW,
     ]
+
+
+def test_an_error_from_another_pod_is_as_severe_as_it_was_there() -> None:
+    failed = HandlerFailed("Odd", "x")
+    failed.record = ErrorRecord(type="Odd", category=Category.MODEL, severity=Severity.LOW, message="x", time=1.0)
+    assert verdict(failed) == (Category.MODEL, Severity.LOW)
+
+
+def test_a_status_says_nothing_about_an_error_whose_class_says_it_all() -> None:
+    error = SpecError("spec.shards", "is 0")
+    before = verdict(error)
+    error.status = 503  # type: ignore[attr-defined]
+    assert verdict(error) == before
