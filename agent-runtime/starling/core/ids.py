@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NewType
 
 from starling.core import limits
@@ -56,6 +57,7 @@ class TopicId:
         return f"{self.type}/{self.source}"
 
 
+@lru_cache(maxsize=4096)
 def check_agent_type(text: str) -> str:
     """Return the agent type, or raise SpecError."""
     if len(text) > limits.MAX_AGENT_TYPE or not _AGENT_TYPE.fullmatch(text):
@@ -75,6 +77,7 @@ def check_key(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=4096)
 def check_topic_type(text: str) -> str:
     """Return the topic type, or raise SpecError."""
     if not _TOPIC_TYPE.fullmatch(text):
@@ -121,7 +124,12 @@ def shard_of(agent_type: str, key: str, shards: int) -> ShardId:
     FNV-1a, 32 bit (Fowler, Noll, Vo), over both tokens without a separator: what the NATS server's own
     partition mapping computes over two tokens, so that a server-side mapping finds the same shard.
     """
+    return ShardId(_fnv1a32(agent_type, key) % shards)
+
+
+@lru_cache(maxsize=65_536)
+def _fnv1a32(agent_type: str, key: str) -> int:
     value = 2166136261
     for byte in (token(agent_type) + token(key)).encode():
         value = ((value ^ byte) * 16777619) & 0xFFFFFFFF
-    return ShardId(value % shards)
+    return value

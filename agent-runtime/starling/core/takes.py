@@ -79,7 +79,7 @@ def right_to_take(view: TakeView, now: float) -> Right | None:
     if named == view.pod:
         if not last.owner_pod:
             return Right.FREE
-        if last.map_rev < view.map.rev and (is_gone(last, view.owner) or _overdue(view, now)):
+        if last.map_rev < view.map.rev and (is_gone(last, view.owner, now) or _overdue(view, now)):
             return Right.BY_MAP
     return Right.ADOPT if is_orphan(view, now) else None
 
@@ -89,11 +89,14 @@ def _is_replaced(view: TakeView) -> bool:
     return view.fenced and view.last.owner_pod == view.pod and view.last.owner_start != view.start
 
 
-def is_gone(last: LastRecord, owner: Presence) -> bool:
-    """Whether the process that the last record names is known to be gone: restarted, or silent without a key."""
+def is_gone(last: LastRecord, owner: Presence, now: float) -> bool:
+    """Whether the process that the last record names is known to be gone.
+
+    It was restarted, nobody listens to its signs of life, or its key has expired: a frozen process or a cut network.
+    """
     if owner.member is not None and owner.member.start != last.owner_start:
         return True
-    return owner.silent
+    return owner.silent or (owner.member is None and owner.absent_since is not None and now >= owner.absent_since)
 
 
 def _overdue(view: TakeView, now: float) -> bool:

@@ -127,12 +127,12 @@ class Committer:
         while True:
             if self._turns.outcomes or self._delivery.given_up or self._is_snapshot_due:
                 return
-            self._turns.finished.clear()
-            try:
-                async with asyncio.timeout(SETTLE):
-                    await self._turns.finished.wait()
-                return
-            except TimeoutError:
+            finished = self._turns.finished
+            finished.clear()
+            settle = asyncio.get_running_loop().call_later(SETTLE, finished.set)
+            await finished.wait()
+            settle.cancel()
+            if not self._turns.outcomes:
                 self._make_room()
                 if self._turns.outcomes or self._outbox.confirmed or self._floor_moved():
                     return

@@ -3,13 +3,13 @@
 One frame is in flight per shard and lane; what comes meanwhile is gathered into the next. A frame is repeated
 with the same id until it is stored or refused for good: that keeps the order, and makes frames by itself. Once a try
 may have been stored, it is repeated only as long as the server's window still knows its id.
-A message with an id of the user's travels in a frame of its own, so that the server's window knows it.
+A message with an id of the user's travels in a frame of its own, so that the server's window knows it; of those some
+are in flight together, but never two to one agent.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import random
 from collections import deque
@@ -22,11 +22,14 @@ from starling.core.ids import AgentId, PoolName, ShardId
 from starling.core.names import MESSAGE_ID, VERSION, Inlet, Lane, MeshNames, Origin
 from starling.core.routes import Target
 from starling.errors import MailboxFull, OutcomeUnknown, TooLarge, UnknownPool, Unreachable
-from starling.ports.store import Refused, Store, Stored, Unknown
+from starling.ports.store import Answer, Refused, Store, Stored, Unknown
 from starling.tracing import Sending, Tracing
 
 FRAME_BYTES = 256 * limits.KIB
 FRAME_MESSAGES = 1024
+ALONE_AT_ONCE = 64
+"""Messages with ids of the user's that are under way to one lane of a shard, each to another agent."""
+_WIRE = str(limits.WIRE_VERSION)
 
 
 class Accepted(NamedTuple):
@@ -43,12 +46,17 @@ class _Waiting(NamedTuple):
     future: asyncio.Future[Accepted]
     patient: bool
     sending: Sending | None = None
+    agent: AgentId | None = None
+    """Of a message with an id of the user's: it travels alone, beside those to other agents."""
 
 
 class _Lane:
     def __init__(self) -> None:
         self.waiting: deque[_Waiting] = deque()
         self.task: asyncio.Task[None] | None = None
+        self.alone: dict[AgentId, _Waiting] = {}
+        """Messages that are under way in frames of their own: one to an agent, so that its order holds."""
+        self.changed = asyncio.Event()
 
 
 class Producer:
@@ -85,10 +93,10 @@ class Producer:
         key = (target.pool.pool, target.shard, lane)
         if self.tracing is not None and sending is None:
             sending = self.tracing.sending(envelope, target)
-            future = self._queue(key, [envelope.pack()], message_id, patient, sending)
+            future = self._queue(key, [envelope.pack()], message_id, patient, sending, envelope.target)
             future.add_done_callback(sending.stored)
             return future
-        return self._queue(key, [envelope.pack()], message_id, patient, sending)
+        return self._queue(key, [envelope.pack()], message_id, patient, sending, envelope.target)
 
     def put_frame(
         self,
@@ -114,13 +122,15 @@ class Producer:
         message_id: str,
         patient: bool,
         sending: Sending | None = None,
+        agent: AgentId | None = None,
     ) -> asyncio.Future[Accepted]:
         entry = self._lanes.get(key)
         if entry is None:
             entry = self._lanes[key] = _Lane()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Accepted] = loop.create_future()
-        entry.waiting.append(_Waiting(packed, sum(map(len, packed)), message_id, future, patient, sending))
+        alone = agent if message_id else None
+        entry.waiting.append(_Waiting(packed, sum(map(len, packed)), message_id, future, patient, sending, alone))
         if entry.task is None:
             entry.task = loop.create_task(self._drain(key, entry), name=f"produce to {key}")
             self._tasks.add(entry.task)
@@ -140,15 +150,60 @@ class Producer:
         subject = self._names.pool(pool).inlet_subject(shard, Inlet(Origin.OUTSIDE, which))
         try:
             while lane.waiting:
+                agent = lane.waiting[0].agent
+                if lane.alone and (agent is None or agent in lane.alone or len(lane.alone) >= ALONE_AT_ONCE):
+                    lane.changed.clear()
+                    await lane.changed.wait()
+                    continue
                 batch = self._batch(lane.waiting)
-                if batch:
-                    try:
-                        await self._send(subject, batch)
-                    except asyncio.CancelledError:
-                        _end(batch, OutcomeUnknown(f"closed before {subject} said whether it stored the message"))
-                        raise
+                if batch and agent is not None:
+                    await self._send_alone(subject, lane, batch[0])
+                elif batch:
+                    await self._send(batch, subject=subject)
         finally:
             lane.task = None
+
+    async def _send_alone(self, subject: str, lane: _Lane, item: _Waiting) -> None:
+        """Send a frame of one message without waiting for the answer; what goes wrong is repeated by a task."""
+        assert item.agent is not None
+        agent = item.agent
+        if item.sending is not None:
+            item.sending.happened("sent")
+        lane.alone[agent] = item
+        sent = asyncio.get_running_loop().time()
+        headers = {MESSAGE_ID: item.message_id, VERSION: _WIRE}
+        try:
+            answer = asyncio.ensure_future(await self._store.publish(subject, frame_body(item.packed), headers))
+        except Unreachable:
+            self._repeat_alone(subject, lane, item, None)
+            return
+
+        def answered(future: asyncio.Future[Answer]) -> None:
+            outcome = None if future.cancelled() else future.result()
+            if isinstance(outcome, Stored):
+                _stored([item], Accepted(outcome.sequence, outcome.duplicate))
+                self._passed_alone(lane, agent)
+            elif not item.future.done():
+                self._repeat_alone(subject, lane, item, sent if isinstance(outcome, Unknown | None) else None)
+            else:
+                self._passed_alone(lane, agent)
+
+        answer.add_done_callback(answered)
+
+    def _repeat_alone(self, subject: str, lane: _Lane, item: _Waiting, maybe_stored: float | None) -> None:
+        assert item.agent is not None
+        agent = item.agent
+        task = asyncio.get_running_loop().create_task(
+            self._send([item], subject=subject, maybe_stored=maybe_stored), name=f"repeats to {subject}"
+        )
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: self._passed_alone(lane, agent))
+
+    @staticmethod
+    def _passed_alone(lane: _Lane, agent: AgentId) -> None:
+        lane.alone.pop(agent, None)
+        lane.changed.set()
 
     def _batch(self, waiting: deque[_Waiting]) -> list[_Waiting]:
         """Take the next frame's messages; those whose caller has gone are left out."""
@@ -173,10 +228,20 @@ class Producer:
                 break
         return batch
 
-    async def _send(self, subject: str, batch: list[_Waiting]) -> None:
-        """Repeat one frame until its outcome is known, nobody waits for it any more, or a repeat could count twice."""
+    async def _send(self, batch: list[_Waiting], *, subject: str, maybe_stored: float | None = None) -> None:
+        """Repeat one frame until its outcome is known, nobody waits for it any more, or a repeat could count twice.
+
+        maybe_stored: when the first try was sent whose outcome is unknown, by the loop's clock.
+        """
+        try:
+            await self._repeat(batch, subject, maybe_stored)
+        except asyncio.CancelledError:
+            _end(batch, OutcomeUnknown(f"closed before {subject} said whether it stored the message"))
+            raise
+
+    async def _repeat(self, batch: list[_Waiting], subject: str, maybe_stored: float | None) -> None:
         message_id = batch[0].message_id or f"{self._chance.getrandbits(128):032x}"
-        headers = {MESSAGE_ID: message_id, VERSION: str(limits.WIRE_VERSION)}
+        headers = {MESSAGE_ID: message_id, VERSION: _WIRE}
         body = frame_body(packed for item in batch for packed in item.packed)
         if self.tracing is not None:
             for item in batch:
@@ -184,7 +249,6 @@ class Producer:
                     item.sending.happened("sent")
         loop = asyncio.get_running_loop()
         pause = 0.02
-        maybe_stored: float | None = None  # when the first try was sent whose outcome is unknown
         missing: float | None = None  # since when the server says that there is no mailbox
         while not all(item.future.done() for item in batch):
             sent = loop.time()
@@ -216,6 +280,7 @@ class Producer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for lane in self._lanes.values():
+            _end(lane.alone.values(), OutcomeUnknown("closed before the store said whether it has the message"))
             _end(lane.waiting, Unreachable("the connection was closed before the message was stored"))
 
 
@@ -226,7 +291,7 @@ def msgid_text(producer: str, topic: str, target: str, user_id: str) -> bytes:
 
 
 def _short_hash(text: bytes) -> str:
-    return base64.b32encode(hashlib.sha256(text).digest())[:26].decode().lower()
+    return hashlib.sha256(text).hexdigest()[:32]
 
 
 def _stored(batch: list[_Waiting], accepted: Accepted) -> None:

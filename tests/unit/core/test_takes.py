@@ -89,7 +89,8 @@ CASES = {
     "by map, owner silent though its key is there": (view(US, owned(THEM, rev=6), owner=SILENT), Right.BY_MAP),
     "by map, owner restarted": (view(US, owned(THEM, rev=6), owner=RESTARTED), Right.BY_MAP),
     "by map, owner at work": (view(US, owned(THEM, rev=6), owner=ALIVE), None),
-    "by map, owner out of sight but not silent": (view(US, owned(THEM, rev=6), owner=Presence(None, NOW)), None),
+    "by map, owner's key expired": (view(US, owned(THEM, rev=6), owner=Presence(None, NOW)), Right.BY_MAP),
+    "by map, owner never seen": (view(US, owned(THEM, rev=6), owner=Presence(None, None)), None),
     "by map, owner overdue": (view(US, owned(THEM, rev=6), owner=ALIVE, wanted_since=NOW - 35), Right.BY_MAP),
     "by map, owner almost overdue": (view(US, owned(THEM, rev=6), owner=ALIVE, wanted_since=NOW - 34.9), None),
     "by map, but that map was acted on": (view(US, owned(THEM), owner=Presence(None, NOW, True)), None),
@@ -158,12 +159,13 @@ def test_a_pod_that_is_to_be_emptied_is_no_heir() -> None:
         (RESTARTED, True),
         (SILENT, True),
         (Presence(None, NOW, True), True),
-        (Presence(None, NOW), False),
+        (Presence(None, NOW), True),
+        (Presence(None, NOW + 1), False),
     ],
-    ids=["alive", "restarted", "silent", "silent-without-key", "key-gone-only"],
+    ids=["alive", "restarted", "silent", "silent-without-key", "key-gone", "key-gone-on-a-new-connection"],
 )
-def test_a_process_is_gone_when_it_restarted_or_is_silent(owner: Presence, gone: bool) -> None:
-    assert is_gone(owned(THEM), owner) is gone
+def test_a_process_is_gone_when_it_restarted_is_silent_or_its_key_has_expired(owner: Presence, gone: bool) -> None:
+    assert is_gone(owned(THEM), owner, NOW) is gone
 
 
 PODS = st.sampled_from([PodName(f"p-{n}") for n in range(5)])
