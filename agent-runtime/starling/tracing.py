@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Final, TypeVar
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -125,6 +126,14 @@ class Sending:
         """Note a stage of the message's way."""
         self.span.add_event(stage, timestamp=self._now())
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, stack: TracebackType | None
+    ) -> None:
+        self.ended(error)
+
     def stored(self, done: asyncio.Future[Any]) -> None:
         """End with the future that waits for the message to be stored."""
         self.ended(None if done.cancelled() else done.exception())
@@ -171,17 +180,11 @@ class TurnTrace:
         """Make a call of this turn in a span of its own; `call` gets its traceparent."""
         self._happened(verb)
         sending = self._tracing._sending(verb, type_name, target, self._own())
-        error: BaseException | None = None
-        try:
+        with sending:
             sending.happened("sent")
             answer = await call(sending.traceparent)
             sending.happened("reply")
             return answer
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            sending.ended(error)
 
     async def step(self, name: str, work: Awaitable[T]) -> T:
         """Run a step of this turn in a span of its own."""

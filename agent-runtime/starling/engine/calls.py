@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 from starling.core import limits
 from starling.core.envelope import NORMAL_PRIORITY, Envelope
@@ -13,11 +14,13 @@ from starling.core.ids import AgentId, message_id
 from starling.core.names import MeshNames
 from starling.core.priority import lane_of
 from starling.core.reply import Reply
+from starling.core.routes import Target
 from starling.engine.producer import Accepted, Producer
 from starling.engine.query_client import QueryClient
 from starling.engine.routes_view import RoutesView
 from starling.errors import CallCycle, CallTimeout, DecodeError, Unreachable
 from starling.ports.store import Signal, Store, Subscription
+from starling.tracing import Sending
 
 log = logging.getLogger(__name__)
 
@@ -134,23 +137,40 @@ class Calls:
             priority=priority,
             repeatable=bool(call_id),
         )
+        tracing = self._producer.tracing
+        sending = None if tracing is None or trace else tracing.sending(envelope, route)
+        with sending or nullcontext():
+            reply = await self._answer(route, envelope, future, deadline - now, sending)
+            reply.raise_error()
+        return reply.type, reply.body
+
+    async def _answer(
+        self,
+        route: Target,
+        envelope: Envelope,
+        future: asyncio.Future[Reply],
+        seconds: float,
+        sending: Sending | None,
+    ) -> Reply:
         # Without an id of its own for the server: it must not take a repeated call for a duplicate, since the answer
         # goes to another address; and calls that wait for the same mailbox share a frame.
-        stored = self._producer.put(route, envelope, user_id=None, lane=lane_of(priority))
+        lane = lane_of(envelope.priority)
+        stored = self._producer.put(route, envelope, user_id=None, lane=lane, sending=sending)
         stored.add_done_callback(lambda done: _not_stored(done, future))
         try:
-            async with asyncio.timeout(max(0.0, deadline - now)):
+            async with asyncio.timeout(max(0.0, seconds)):
                 reply = await future
         except TimeoutError:
-            raise CallTimeout(f"{target} did not answer {type_name} within {deadline - now:.3g} s") from None
+            raise CallTimeout(f"{envelope.target} did not answer {envelope.type} within {seconds:.3g} s") from None
         except asyncio.CancelledError:
             self.give_up(MeshNames(self._mesh).pool(route.pool.pool).cancel(route.shard), envelope.id)
             raise
         finally:
-            self.forget(reply_to)
+            self.forget(envelope.reply)
             stored.cancel()
-        reply.raise_error()
-        return reply.type, reply.body
+        if sending is not None:
+            sending.happened("reply")
+        return reply
 
 
 def _not_stored(done: asyncio.Future[Accepted], reply: asyncio.Future[Reply]) -> None:

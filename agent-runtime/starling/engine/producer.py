@@ -91,7 +91,7 @@ class Producer:
         """
         message_id = "" if user_id is None else self._unique(envelope, user_id)
         key = (target.pool.pool, target.shard, lane)
-        if self.tracing is not None and sending is None:
+        if self.tracing is not None and sending is None and not envelope.trace:
             sending = self.tracing.sending(envelope, target)
             future = self._queue(key, [envelope.pack()], message_id, patient, sending, envelope.target)
             future.add_done_callback(sending.stored)
