@@ -314,8 +314,10 @@ class Control:
         over, current = await self._mesh.routes()
         said: dict[tuple[str, str], ConditionWish] = {}
         table: dict[PoolName, PoolRoute] = {}
-        types: dict[str, PoolName] = {}
-        for pool in sorted(pools, key=lambda p: (p.metadata.name not in current.pools, p.metadata.name)):
+        # Who has a type keeps it, whatever the names: its agents' state is in that pool.
+        declared = {(pool.metadata.name, agent.type) for pool in pools for agent in pool.spec.agents}
+        types = {kind: owner for kind, owner in current.agent_types.items() if (owner, kind) in declared}
+        for pool in sorted(pools, key=lambda p: p.metadata.name):
             name = PoolName(pool.metadata.name)
             route = await self._route_of(pool, current)
             if route is None:

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from starling import Agent, Context, event
@@ -19,6 +19,7 @@ from starling.engine.shard_info import PoolSettings
 from starling.node.worker import Identity, Worker
 from starling_operator.adapters.mesh import MeshState
 from starling_operator.api import AgentPool, AgentScalingTarget, parse
+from starling_operator.api.names import PAUSE_ANNOTATION
 from starling_operator.control import Control, PoolReport
 from starling_operator.plan.values import ShardLoads
 from starling_operator.ports import PodSeen, PoolPods, PoolPodsSpec
@@ -188,7 +189,7 @@ async def world(url: str, mesh: str) -> AsyncIterator[World]:
     made = World(url, state, pods, loads, Control(state, pods, loads))
     watching: list[asyncio.Task[None]] = []
     try:
-        await state.provision(_streams())
+        await made.control.route([pool()], [])  # no shard runs before there are routes
         loop = asyncio.get_running_loop()
         watching = [loop.create_task(state.watch()), loop.create_task(state.ask())]
         yield made
@@ -204,13 +205,7 @@ async def world(url: str, mesh: str) -> AsyncIterator[World]:
         await store.close()
 
 
-def _streams() -> Any:
-    from starling_operator.wishes import streams_of
-
-    return streams_of(pool())
-
-
-def pool(name: str = "tickers", **changes: Any) -> AgentPool:
+def pool(name: str = "tickers", *, pause: str = "", **changes: Any) -> AgentPool:
     spec: Mapping[str, Any] = {
         "replicas": 2,
         "shards": SHARDS,
@@ -218,7 +213,7 @@ def pool(name: str = "tickers", **changes: Any) -> AgentPool:
         "code": {"configMap": "code"},
         "agents": [{"type": "ticker", "entrypoint": "pods:Ticker"}],
     }
-    annotations = changes.pop("annotations", {})
+    annotations = {PAUSE_ANNOTATION: pause} if pause else {}
     made = parse(
         {
             "apiVersion": "starlingmesh.dev/v1alpha1",
@@ -253,7 +248,3 @@ def target(**changes: Any) -> AgentScalingTarget:
 def is_whole(pods: int) -> Callable[[PoolReport], bool]:
     """Whether so many pods serve every shard."""
     return lambda report: (report.replicas, report.ready, report.shards_owned) == (pods, pods, SHARDS)
-
-
-def without_fields(report: PoolReport, *names: str) -> PoolReport:
-    return replace(report, **dict.fromkeys(names))

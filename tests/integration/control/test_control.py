@@ -72,7 +72,7 @@ async def test_measured_load_moves_a_shard_to_the_cooler_pod(mesh: World) -> Non
     assert report.moves == 1
     assert report.last_move is not None
     assert (report.last_move.source, report.last_move.target) == ("tickers-0", "tickers-1")
-    assert report.load == pytest.approx(0.8)
+    assert report.load == pytest.approx(0.5)
     assert [each[2] for each in mesh.control.moves] == [report.last_move]
 
 
@@ -150,17 +150,17 @@ async def test_a_dry_run_shows_the_plan_and_changes_nothing(mesh: World) -> None
 
 @pytest.mark.row("CP-19", part="paused altogether, nothing is done")
 async def test_a_pool_that_is_paused_altogether_is_not_touched(mesh: World) -> None:
-    paused = {"annotations": {"starlingmesh.dev/pause": "all"}}
-    await mesh.control.look(pool(**paused), None, {})
-    assert mesh.pods.spec is None
+    await mesh.control.look(pool(pause="all"), None, {})
+    assert await mesh.pods.observe("tickers") is None
 
     await mesh.until(pool(), is_whole(2))
     before = await mesh.mesh.map("tickers")
     for _ in range(3):
-        await mesh.control.look(pool(replicas=1, **paused), None, {})
+        await mesh.control.look(pool(replicas=1, pause="all"), None, {})
     assert await mesh.mesh.map("tickers") == before
-    assert mesh.pods.spec is not None
-    assert mesh.pods.spec.replicas == 2
+    seen = await mesh.pods.observe("tickers")
+    assert seen is not None
+    assert seen.replicas == 2
 
 
 async def test_a_map_that_somebody_else_wrote_is_the_one_that_is_planned_on(mesh: World) -> None:
@@ -185,14 +185,15 @@ async def test_routes_are_written_once_and_say_what_leads_nowhere(mesh: World) -
     subscriptions = [subscription("good"), subscription("nobody", "nothing"), subscription("wrong", of="others")]
     said = await mesh.control.route([second, pool()], subscriptions)
     assert {name: wish.reason for (_, name), wish in said.items()} == {
-        "tickers": "TypeTaken",
-        "good": "WrongPool",
+        "others": "TypeTaken",
+        "good": "Routed",
         "nobody": "NoSuchAgentType",
-        "wrong": "Routed",
+        "wrong": "WrongPool",
     }
     revision, table = await mesh.mesh.routes()
     assert set(table.pools) == {"tickers", "others"}
-    assert table.agent_types == {"ticker": PoolName("others")}
+    assert table.agent_types == {"ticker": PoolName("tickers")}
+    assert [(each.topic, each.agent_type) for each in table.subscriptions] == [("ticked", "ticker")]
 
     await mesh.control.route([pool(), second], subscriptions)
     assert (await mesh.mesh.routes())[0] == revision
@@ -200,10 +201,13 @@ async def test_routes_are_written_once_and_say_what_leads_nowhere(mesh: World) -
 
 
 async def test_who_has_an_agent_type_keeps_it_whatever_the_order_of_names(mesh: World) -> None:
-    await mesh.control.route([pool()], [])
     said = await mesh.control.route([pool("another"), pool()], [])
     assert said["AgentPool", "another"].reason == "TypeTaken"
+    await mesh.control.route([pool("another"), pool()], [])  # and again, now that both are known
     assert (await mesh.mesh.routes())[1].agent_types == {"ticker": PoolName("tickers")}
+
+    await mesh.control.route([pool("another")], [])
+    assert (await mesh.mesh.routes())[1].agent_types == {"ticker": PoolName("another")}
     await mesh.mesh.remove("another", SHARDS, data=True)
 
 
