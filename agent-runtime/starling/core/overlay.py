@@ -80,7 +80,6 @@ class Overlay:
 
     def commit(self, key: str, journal: int, cell: Cell, now: float) -> None:
         """Note a committed version; newest last."""
-        self.newest = max(self.newest, journal)
         entry = self.entries.pop(key, None)
         if entry is None:
             entry = Entry(journal, cell, now)

@@ -68,7 +68,6 @@ class OwnedShard:
         self.serving = asyncio.Event()
         """Set once turns may run."""
         self._overlay = Overlay()
-        self._overlay.newest = journal.last
         self._outbox = Outbox()
         self._due = DueIndex()
         self.table = Table(store, self._names, shard, self.epoch, self._overlay, self._due, journal, settings.passed)

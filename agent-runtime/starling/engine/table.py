@@ -110,6 +110,7 @@ class Table:
         subjects = {key: bucket_subject(self._bucket, key) for key in keys}
         answer = await self._answer([*subjects.values(), self._mark_subject], needed)
         found: dict[str, TableValue | None] = {}
+        self.overlay.newest = self._journal.last
         for key, subject in subjects.items():
             message = answer.found.get(subject)
             value = None if message is None or is_removal(message) else TableValue.decode(message.data)
