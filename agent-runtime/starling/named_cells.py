@@ -173,7 +173,7 @@ class _Held:
 class CellSet:
     """The cells of one agent in memory: what its turns have loaded, and what the present turn does with them."""
 
-    __slots__ = ("_fields", "_held", "_index", "_migrations", "_read", "_touched")
+    __slots__ = ("_fields", "_held", "_index", "_migrations", "_read", "_touched", "broken")
 
     def __init__(self, fields: Mapping[str, CellField], migrations: Migrations, read: Reader) -> None:
         self._fields = fields
@@ -182,6 +182,8 @@ class CellSet:
         self._held: dict[str, _Held] = {}
         self._touched: dict[str, None] = {}
         self._index: frozenset[str] | None = None
+        self.broken: StateUnreadable | None = None
+        """What the present turn was told of a cell that does not load."""
 
     @property
     def is_touched(self) -> bool:
@@ -258,6 +260,7 @@ class CellSet:
             self._held[key] = held
         if INDEX in changed:
             self._index = _names(changed[INDEX].data)
+        self.broken = None
         self._touched.clear()
 
     def roll_back(self) -> None:
@@ -268,6 +271,7 @@ class CellSet:
                 del self._held[key]
             else:
                 held.value, held.dropped = None, False
+        self.broken = None
         self._touched.clear()
 
     def trim(self) -> None:
@@ -277,6 +281,19 @@ class CellSet:
             size_bytes += len(self._held[key].data or b"")
             if size_bytes > KEEP_BYTES:
                 del self._held[key]
+
+    async def all_gone(self) -> dict[str, Cell]:
+        """Return the removal of every cell, for an agent that is destroyed."""
+        known = await self._load_index()
+        for name in known:
+            field = self._fields.get(name.partition("/")[0])
+            if field is not None:
+                self._held.setdefault(name, _Held(field, None, unread=True))
+        for name, held in self._held.items():
+            held.value, held.dropped = None, True
+            self._touched[name] = None
+        gone = {*known, *(name for name, held in self._held.items() if held.data is not None)}
+        return {name: Cell(self._migrations.version, None) for name in (*sorted(gone), INDEX)} if gone else {}
 
     async def _indexed(self, found: dict[str, bytes | None]) -> dict[str, bytes | None]:
         known = await self._load_index()
@@ -293,12 +310,20 @@ class CellSet:
         stored = (await self._read([key]))[key]
         if stored is None or stored.data is None:
             return None
-        return self._migrations.upgraded(stored.data, stored.version, field.name)
+        try:
+            return self._migrations.upgraded(stored.data, stored.version, field.name)
+        except StateUnreadable as error:
+            self.broken = error
+            raise
 
     async def _load_index(self) -> frozenset[str]:
         if self._index is None:
             stored = (await self._read([INDEX]))[INDEX]
-            self._index = _names(stored.data if stored else None)
+            try:
+                self._index = _names(stored.data if stored else None)
+            except StateUnreadable as error:
+                self.broken = error
+                raise
         return self._index
 
     def _decoded(self, held: _Held) -> Any:
@@ -306,7 +331,8 @@ class CellSet:
         try:
             return held.field.codec.load(held.data)
         except DecodeError as error:
-            raise StateUnreadable(str(error)) from error
+            self.broken = StateUnreadable(str(error))
+            raise self.broken from error
 
 
 def _names(data: bytes | None) -> frozenset[str]:

@@ -11,6 +11,7 @@ from starling.core.ids import AgentId
 from starling.core.names import Lane
 from starling.core.priority import BOUND
 from starling.engine.work import Work
+from starling.named_cells import CellSet
 
 
 class State(IntEnum):
@@ -24,6 +25,8 @@ class State(IntEnum):
     """Its state, or the body of its next message, is being loaded."""
     RUNNING = 3
     """A turn runs."""
+    LEAVING = 5
+    """Its hooks run, then it is out of memory."""
     WAITING = 4
     """Its next message waits for a time, or for what it has sent to be on its way."""
 
@@ -37,11 +40,13 @@ class Activation:
 
     __slots__ = (
         "agent",
+        "cells",
         "committed",
         "data",
         "definition",
         "id",
         "key",
+        "known",
         "normal",
         "pending",
         "pieces",
@@ -58,6 +63,9 @@ class Activation:
         self.definition = definition
         self.key = key
         self.agent: Agent[Any] | None = None
+        self.cells: CellSet | None = None
+        self.known = False
+        """`data` is what its last good turn has left, so that nothing needs to be read."""
         self.data: bytes | None = None
         self.committed: bytes | None = None
         self.normal: list[Work] = []
@@ -81,6 +89,11 @@ class Activation:
         if self.urgent is None:
             self.urgent = []
         return self.urgent
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is between turns and all that they did is committed."""
+        return self.agent is not None and not self.pending and self.state not in (State.RUNNING, State.LEAVING)
 
     @property
     def is_idle(self) -> bool:

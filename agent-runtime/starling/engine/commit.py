@@ -125,16 +125,17 @@ class Committer:
 
     async def _something_to_commit(self) -> None:
         while True:
-            if self._turns.outcomes or self._delivery.given_up or self._is_snapshot_due:
+            turns = self._turns
+            if turns.outcomes or len(turns.lazy) >= limits.MAX_LAZY or self._delivery.given_up or self._is_snapshot_due:
                 return
-            finished = self._turns.finished
+            finished = turns.finished
             finished.clear()
             settle = asyncio.get_running_loop().call_later(SETTLE, finished.set)
             await finished.wait()
             settle.cancel()
-            if not self._turns.outcomes:
+            if not turns.outcomes:
                 self._make_room()
-                if self._turns.outcomes or self._outbox.confirmed or self._floor_moved():
+                if turns.outcomes or turns.lazy or self._outbox.confirmed or self._floor_moved():
                     return
 
     def _make_room(self) -> None:
@@ -154,7 +155,10 @@ class Committer:
     @property
     def has_work(self) -> bool:
         """Whether a commit now would say anything new."""
-        return bool(self._turns.outcomes or self._delivery.given_up or self._outbox.confirmed or self._floor_moved())
+        turns = self._turns
+        if turns.outcomes or turns.lazy or self._delivery.given_up or self._outbox.confirmed:
+            return True
+        return self._floor_moved()
 
     @property
     def _is_snapshot_due(self) -> bool:
@@ -251,9 +255,11 @@ class Committer:
         sends: dict[Target, list[bytes]] = {}
         dead: list[tuple[str, bytes]] = []
         size_bytes = 0
-        outcomes = self._turns.outcomes
-        while outcomes and (not size_bytes or size_bytes + outcomes[0].size_bytes <= limits.MAX_COMMIT):
-            outcome = outcomes.popleft()
+        turns = self._turns
+        while waiting := turns.outcomes or turns.lazy:
+            if size_bytes and size_bytes + waiting[0].size_bytes > limits.MAX_COMMIT:
+                break
+            outcome = waiting.popleft()
             size_bytes += outcome.size_bytes
             batch.outcomes.append(outcome)
             if outcome.work is not None:

@@ -26,6 +26,8 @@ class Journal:
         self._subject = names.journal_subject(shard)
         self.last = last
         self.written_bytes = 0
+        self.confirmed = 0.0
+        """The loop's time at which we last asked, of those times that we were told to be the owner."""
         self._passed = passed
         self._is_over = False
         """A record was not stored, or nobody knows: what it said of turns and positions is in no memory any more."""
@@ -41,6 +43,7 @@ class Journal:
             raise OutcomeUnknown(f"{self._stream}: the record before this one was not stored, as far as we know")
         self._is_over = True
         data = record.encode()
+        asked = asyncio.get_running_loop().time()
         under_way = await self._store.publish(self._subject, data, expect=Expect(self.last))
         self._passed(Point.RECORD_SENT)
         answer = await under_way
@@ -49,6 +52,7 @@ class Journal:
                 self.last = sequence
                 self.written_bytes += len(data)
                 self._is_over = False
+                self.confirmed = asked
                 self._passed(Point.RECORD_ACKED)
                 return sequence
             case Refused("conflict", text):
@@ -69,10 +73,14 @@ class Journal:
         info = await self._store.stream_info(self._stream)
         return info is not None and info.last_sequence <= self.last
 
-    async def latest(self) -> int:
-        """Return the sequence of the journal's last record, as some replica has it."""
+    async def is_current(self) -> bool:
+        """Whether the last record is our last one, as some replica has it. Raises Unreachable."""
+        asked = asyncio.get_running_loop().time()
         message = await self._store.last(self._stream, self._subject)
-        return message.sequence if message else 0
+        if message is not None and message.sequence > self.last:
+            return False
+        self.confirmed = max(self.confirmed, asked)
+        return True
 
 
 async def last_record(store: Store, names: PoolNames, shard: ShardId) -> tuple[int, Record]:

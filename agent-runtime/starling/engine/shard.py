@@ -17,6 +17,7 @@ from starling.core.positions import Position
 from starling.core.record import Record
 from starling.core.replay import Replay
 from starling.engine.agenda import Agenda
+from starling.engine.answers import Answers
 from starling.engine.calls import Calls
 from starling.engine.commit import Committer
 from starling.engine.dead import unreadable
@@ -25,6 +26,9 @@ from starling.engine.faults import Point
 from starling.engine.intake import Intake, positions_of
 from starling.engine.janitor import Janitor
 from starling.engine.journal import Journal, replay, take
+from starling.engine.passivation import Passivation
+from starling.engine.queries import Queries
+from starling.engine.repairs import CELLS, REPAIR, Repairs
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import Owner, PoolSettings, ShardStats
 from starling.engine.table import Table
@@ -54,6 +58,7 @@ class OwnedShard:
         fresh_after: int,
         routes: RoutesView,
         calls: Calls,
+        passivation: Passivation | None = None,
     ) -> None:
         self.shard = shard
         self.epoch = Epoch(taken.epoch)
@@ -71,6 +76,7 @@ class OwnedShard:
         self._outbox = Outbox()
         self._due = DueIndex()
         self.table = Table(store, self._names, shard, self.epoch, self._overlay, self._due, journal, settings.passed)
+        self._answers = Answers(store)
         self._turns = Turns(
             settings,
             shard,
@@ -79,8 +85,21 @@ class OwnedShard:
             self.stats,
             self.table,
             self._due,
+            passivation=passivation,
+            answers=self._answers,
             stream_time=fold.time,
             careful=fold.barren >= limits.CAREFUL_FROM,
+        )
+        repairs = Repairs(shard, self._turns)
+        self._queries = Queries(
+            shard,
+            self.epoch,
+            settings,
+            self._turns,
+            self._answers,
+            stats=self.stats,
+            is_current=self._knows_itself,
+            special={CELLS: repairs.cells, REPAIR: repairs.repair},
         )
         self._agenda = Agenda(
             settings, self._due, self._turns, self.table, outbox_bytes=lambda: self._outbox.size_bytes
@@ -141,6 +160,7 @@ class OwnedShard:
         over: tuple[int, Record],
         routes: RoutesView,
         calls: Calls,
+        passivation: Passivation | None = None,
     ) -> OwnedShard:
         """Take the shard over its last record as it was read, read the journal, and write the mark.
 
@@ -170,6 +190,7 @@ class OwnedShard:
             fresh_after=fresh_after,
             routes=routes,
             calls=calls,
+            passivation=passivation,
         )
         now = asyncio.get_running_loop().time()
         for key, (sequence, cell) in sorted(fold.overlay.items(), key=lambda item: item[1][0]):
@@ -209,6 +230,7 @@ class OwnedShard:
                         ("loading", self._turns.load()),
                         ("turns", self._turns.run()),
                         ("commits", self._committer.run()),
+                        ("queries", self._answer()),
                         ("delivery", self._delivery.run()),
                         ("table", self.table.write_behind()),
                         ("due records", self._agenda.run()),
@@ -222,6 +244,21 @@ class OwnedShard:
             self.serving.clear()
             await self._turns.cancel()
             await cancels.close()
+            await self._turns.close()
+
+    async def _answer(self) -> None:
+        """Answer queries until cancelled."""
+        heard = await self._store.listen(self._names.queries(self.shard), self._queries.heard)
+        try:
+            await self._answers.run()
+        finally:
+            await heard.close()
+            await self._queries.close()
+            await self._answers.flush()
+
+    def _knows_itself(self) -> bool:
+        """Whether we were told lately that we are the owner."""
+        return asyncio.get_running_loop().time() - self._journal.confirmed <= limits.MEMBER_TTL
 
     def _heard_cancel(self, signal: Signal) -> None:
         self._turns.cancel_call(signal.data.decode(errors="replace"))
@@ -266,7 +303,7 @@ class OwnedShard:
 
         Raises Unreachable.
         """
-        return await self._journal.latest() <= self._journal.last
+        return await self._journal.is_current()
 
     @property
     def journal_last(self) -> int:

@@ -55,6 +55,8 @@ class PoolSettings:
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     retry_by_topic: Mapping[str, RetryPolicy] = field(default_factory=dict)
     max_concurrent_turns: int = limits.MAX_CONCURRENT_TURNS
+    max_active: int = limits.MAX_ACTIVE
+    """Agents that this process keeps in memory at once."""
     dedupe_window: float = limits.DEDUPE_WINDOW
     move_wait: float = limits.MOVE_WAIT
     passed: Passed = no_fault
@@ -79,6 +81,10 @@ class ShardStats:
     dead_letters: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
     active_agents: int = 0
+    quarantined_agents: int = 0
+    """Agents whose state does not load: their messages become dead letters."""
+    queries: Counter[str] = field(default_factory=Counter)
+    """Answered queries by result: ok, failed, again."""
     outbox_frames: int = 0
     dirty_cells: int = 0
     due_records: int = 0

@@ -100,6 +100,7 @@ class Turn:
         "_steps",
         "_trace",
         "calls",
+        "cells",
         "context",
         "destroyed",
         "sends",
@@ -117,6 +118,8 @@ class Turn:
         self.sends: list[Send] = []
         self.sent_bytes = 0
         self.calls = 0
+        self.cells: Mapping[str, Cell] | None = None
+        """Named cells that it has changed, by cell name."""
         self.destroyed = False
         self.trace: TurnTrace | None = None
         """Its span; None without tracing."""

@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgpack
 
@@ -27,10 +27,13 @@ from starling.core.retry import RetryPolicy
 from starling.core.routes import Target
 from starling.core.severity import severity_of
 from starling.engine.activation import Activation, State
+from starling.engine.answers import Answers
 from starling.engine.calls import Calls
 from starling.engine.dead import dead_letter
 from starling.engine.faults import Point
+from starling.engine.passivation import Passivation
 from starling.engine.query_client import QueryClient
+from starling.engine.residents import CellReader, Residents
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import PoolSettings, ShardStats
 from starling.engine.turn import CANCEL_TYPE, Turn
@@ -42,6 +45,7 @@ from starling.errors import (
     CantHandle,
     DecodeError,
     MailboxFull,
+    StateUnreadable,
     TooLarge,
     WorkerLost,
 )
@@ -54,12 +58,6 @@ STATE_CELL = "state"
 BATCH: Final = 512
 """How many agents are loaded with one read."""
 CALL_POLICY: Final = RetryPolicy(attempts=1)
-
-
-class CellReader(Protocol):
-    """Reads cells of agents that are about to be active."""
-
-    async def read(self, keys: Sequence[str]) -> Mapping[str, Cell | None]: ...
 
 
 class Turns:
@@ -78,6 +76,8 @@ class Turns:
         loader: CellReader,
         due: DueIndex,
         *,
+        passivation: Passivation | None = None,
+        answers: Answers | None = None,
         stream_time: float = 0.0,
         careful: bool = False,
     ) -> None:
@@ -92,7 +92,9 @@ class Turns:
         """When the newest message that was read was stored, seconds since 1970 by the store's clock."""
         self.careful = careful
         """One turn at a time, its attempt committed before it starts: a message may be what kills the process."""
-        self._agents: dict[AgentId, Activation] = {}
+        self._answers = answers
+        self.residents = Residents(shard, stats, loader, passivation, on_left=self._left)
+        self._agents = self.residents.agents
         self._ready: Ready[Activation] = Ready()
         self._cold: deque[Activation] = deque()
         self._work = asyncio.Event()
@@ -106,6 +108,8 @@ class Turns:
         """Recorded replies by their key; the bytes only while they are not committed."""
         self._failure: BaseException | None = None
         self.outcomes: deque[Outcome] = deque()
+        self.lazy: deque[Outcome] = deque()
+        """Outcomes that nobody waits for: the next commit takes them along."""
         self.finished = asyncio.Event()
         """Set whenever `outcomes` has something for the committer."""
         self.stopping = False
@@ -132,7 +136,7 @@ class Turns:
             return
         activation = self._agents.get(envelope.target) or self._activation(envelope.target)
         if activation is None:
-            self._end(work, CantHandle(f"pool {self._settings.pool} has no agent type {envelope.target.type!r}"), 0.0)
+            self._end(work, self._not_here(envelope.target), 0.0)
             return
         queue = activation.normal if work.lane is Lane.NORMAL else activation.lane(work.lane)
         queue.append(work)
@@ -142,11 +146,23 @@ class Turns:
 
     def _activation(self, agent: AgentId) -> Activation | None:
         definition = self._settings.agents.get(agent.type)
-        if definition is None:
+        if definition is None or agent in self.residents.parked:
             return None
-        activation = self._agents[agent] = Activation(agent, definition, self.key_of(agent))
-        self._stats.active_agents = len(self._agents)
-        return activation
+        return self.residents.add(agent, definition)
+
+    def _not_here(self, agent: AgentId) -> Exception:
+        parked = self.residents.parked.get(agent)
+        if parked is not None:
+            return StateUnreadable(parked)
+        return CantHandle(f"pool {self._settings.pool} has no agent type {agent.type!r}")
+
+    def _left(self, activation: Activation) -> None:
+        """The agent is out of memory; what came for it while its hooks ran brings it back."""
+        if self.stopping or not (activation.normal or activation.urgent):
+            return
+        again = self.residents.add(activation.id, activation.definition)
+        again.normal, again.urgent = activation.normal, activation.urgent
+        self._schedule(again)
 
     def _delay(self, work: Work, envelope: Envelope) -> None:
         """A message for later waits as a due record."""
@@ -181,7 +197,7 @@ class Turns:
         if activation is None:
             for work in works:
                 work.envelope = work.envelope or Envelope(id=work.due, type="", body=b"", target=agent)
-                self._end(work, CantHandle(f"pool {self._settings.pool} has no agent type {agent.type!r}"), 0.0)
+                self._end(work, self._not_here(agent), 0.0)
             return
         activation.pieces = pieces
         for work in works:
@@ -243,7 +259,7 @@ class Turns:
             self._cold_work.clear()
             while self._cold:
                 batch = [self._cold.popleft() for _ in range(min(len(self._cold), BATCH))]
-                keys = [a.key for a in batch if a.agent is None and a.definition.has_state]
+                keys = [a.key for a in batch if not a.known and a.definition.is_recorded]
                 keys += [work.due for a in batch for work in _unloaded(a)]
                 cells = await self._loader.read(keys) if keys else {}
                 for activation in batch:
@@ -256,28 +272,47 @@ class Turns:
                 log.error("the body of a due record is missing", extra={"key": work.due})
                 work.envelope = Envelope(id=work.due, type="", body=b"", target=activation.id)
         if activation.agent is None:
-            found = cells.get(activation.key)
-            activation.data = activation.committed = None if found is None else found.data
             try:
-                self._make(activation)
+                if not activation.known:
+                    self.residents.found(activation, cells.get(activation.key))
+                if activation.definition.activation_waits:
+                    self._in_background(self._awake(activation), activation)
+                    return
+                self.residents.make(activation)
             except Exception as error:
-                self._not_loadable(activation, error)
+                self._not_made(activation, error)
                 return
         activation.state = State.IDLE
         self._schedule(activation)
 
-    def _not_loadable(self, activation: Activation, error: Exception) -> None:
-        """Never a silent fresh start: what waits for this agent becomes dead letters, its cell stays as it is."""
-        log.error("agent cannot be loaded", exc_info=error, extra={"agent": str(activation.id)})
+    async def _awake(self, activation: Activation) -> None:
+        try:
+            await self.residents.awake(activation)
+        except Exception as error:
+            self._not_made(activation, error)
+        else:
+            activation.state = State.IDLE
+            self._schedule(activation)
+
+    def _not_made(self, activation: Activation, error: Exception) -> None:
+        """A state that does not load parks the agent; any other error is that of the message that waits."""
+        if isinstance(error, StateUnreadable):
+            self._park(activation, error)
+            return
+        work = activation.next_work(asyncio.get_running_loop().time())
+        if work is None or work.envelope is None:
+            activation.state = State.IDLE
+            self._schedule(activation)
+            return
+        activation.state = State.RUNNING
+        self._failed(activation, Turn(self, activation, work, work.envelope), error, 0.0)
+
+    def _park(self, activation: Activation, error: Exception, turn: Turn | None = None) -> None:
+        """What waits for the agent becomes dead letters, its cells stay as they are."""
+        self.residents.park(activation, error)
         for work in (*activation.normal, *(activation.urgent or ())):
             work.envelope = work.envelope or Envelope(id=work.due, type="", body=b"", target=activation.id)
-            self._end(work, DecodeError(f"state of {activation.id}: {error}"), 0.0)
-        del self._agents[activation.id]
-
-    def _make(self, activation: Activation) -> None:
-        definition = activation.definition
-        state = definition.new_state() if activation.data is None else definition.load_state(activation.data)
-        activation.agent = definition.new_agent(activation.id, state)
+            self._end(work, error, 0.0, turn if turn is not None and turn.work is work else None)
 
     # -- turns
 
@@ -344,6 +379,8 @@ class Turns:
         current_turn.set((self._settings.pool, self._shard, envelope))
         if self._tracing is not None:
             turn.trace = self._trace(self._tracing, work, envelope)
+        if activation.cells is not None and not activation.pending:
+            activation.cells.trim()
         try:
             if envelope.deadline and envelope.deadline < max(self._settings.wall(), self.stream_time) * 1000:
                 raise CallTimeout(f"the deadline of {envelope.type} had passed before its turn")
@@ -404,6 +441,8 @@ class Turns:
                 limit = max(0.0, deadline / 1000 - self._settings.wall()) if deadline else None
                 async with asyncio.timeout(limit) as scope:
                     result = await coroutine
+                    if (cells := activation.cells) is not None:
+                        turn.cells = await (cells.all_gone() if turn.destroyed else cells.changes())
             except asyncio.CancelledError as cancelled:
                 current = asyncio.current_task()
                 if work.cancelled:
@@ -498,16 +537,23 @@ class Turns:
         try:
             if turn.sends and self.too_far_ahead:
                 raise MailboxFull("what this shard has sent and not delivered is over its limit")
+            answer = b""
             if envelope.reply:
                 type_name, body = handler.encode_result(result)
-                self._reply(outcome, envelope, Reply(envelope.id, str(activation.id), body, type=type_name))
+                answer = _packed(envelope, Reply(envelope.id, str(activation.id), body, type=type_name))
             if activation.definition.has_state and not turn.destroyed:
                 self._changed(activation, outcome)
+            for name, cell in (turn.cells or {}).items():
+                outcome.cell(cell_key(self._shard, activation.id, name), cell)
             if turn.timers:
                 self._timers(activation, turn.timers, outcome)
         except Exception as error:
             self._failed(activation, turn, error, started)
             return
+        if answer:
+            self._reply(outcome, envelope, answer)
+        if activation.cells is not None:
+            activation.cells.keep(turn.cells or {})
         if turn.destroyed:
             self._destroy(activation, outcome)
         for key, cell in turn.saved_cells(retried=False).items():
@@ -520,7 +566,10 @@ class Turns:
             outcome.trace = turn.trace
         if self._tells_all:
             log.debug("message handled", extra={"type": envelope.type, "attempt": work.attempt + 1})
-        outcome.activation = activation
+        if activation.definition.durability == "none":
+            outcome.lazy = not (turn.sends or outcome.cells or outcome.due or outcome.unname or outcome.moves_to)
+        else:
+            outcome.activation = activation
         if turn.is_large:
             self._in_background(self._spill(activation, turn, outcome), activation)
             return
@@ -534,12 +583,17 @@ class Turns:
             if len(data) > limits.MAX_BODY:
                 raise TooLarge(f"state of {activation.id} has {len(data)} bytes, at most {limits.MAX_BODY}")
             activation.data = data
-            outcome.cell(activation.key, Cell(activation.definition.state_version, data))
+            if activation.definition.is_recorded:
+                outcome.cell(activation.key, Cell(activation.definition.state_version, data))
+            else:
+                activation.committed = data
 
-    def _reply(self, outcome: Outcome, envelope: Envelope, reply: Reply) -> None:
-        packed = reply.pack()
-        if len(packed) > limits.MAX_BODY:
-            raise TooLarge(f"the answer to {envelope.type} has {len(packed)} bytes, at most {limits.MAX_BODY}")
+    def _reply(self, outcome: Outcome, envelope: Envelope, packed: bytes) -> None:
+        """The answer goes out with the commit; that of an agent which records nothing, at once."""
+        definition = self._settings.agents.get(envelope.target.type)
+        if self._answers is not None and definition is not None and definition.durability == "none":
+            self._answers.put(envelope.reply, packed)
+            return
         outcome.reply = ReplyRecord(envelope.reply, packed)
         outcome.size_bytes += len(packed)
         if envelope.repeatable:
@@ -582,14 +636,19 @@ class Turns:
     def _destroy(self, activation: Activation, outcome: Outcome) -> None:
         """The agent ends, with all that waits for it outside the mailbox; later messages find it new."""
         outcome.cell(activation.key, Cell(activation.definition.state_version, None))
-        prefix = tuple(f"{self._shard}.{kind}.{activation.key.split('.', 2)[2].rpartition('.')[0]}." for kind in "dt")
-        outcome.undue = [key for key in self._due.live if key.startswith(prefix)]
+        outcome.undue = self.due_keys(activation.id)
         gone = set(outcome.undue)
         for queue in (activation.normal, activation.urgent or []):
             for other in [w for w in queue if w.due in gone and w is not outcome.work]:
                 queue.remove(other)
         activation.data = None
-        self._make(activation)
+        self.residents.roll_back(activation)
+
+    def due_keys(self, agent: AgentId) -> list[str]:
+        """Return the keys of all due records of an agent."""
+        address = self.key_of(agent).split(".", 2)[2].rpartition(".")[0]
+        prefix = tuple(f"{self._shard}.{kind}.{address}." for kind in "dt")
+        return [key for key in self._due.live if key.startswith(prefix)]
 
     async def _spill(self, activation: Activation, turn: Turn, outcome: Outcome) -> None:
         """A large fan-out: its parts are stored first, and go out one after the other once the turn is committed."""
@@ -634,11 +693,17 @@ class Turns:
         if not work.counted:
             work.attempt += 1
         work.counted = False
-        try:
-            self._make(activation)
-        except Exception as load_error:
-            self._not_loadable(activation, load_error)  # what is in memory is of the failed turn
+        cells = activation.cells
+        if cells is not None and error is cells.broken:
+            self._park(activation, error, turn)
             return
+        try:
+            self.residents.roll_back(activation)
+        except StateUnreadable as unreadable:
+            self._park(activation, unreadable, turn)
+            return
+        except Exception as problem:  # its own `__init__`: it is made again before the next turn
+            log.debug("agent not made again", exc_info=problem, extra={"agent": str(activation.id)})
         policy = self._policy(work)
         if not policy.retries(error, work.attempt):
             self._give_up(activation, work, error, started, turn)
@@ -707,7 +772,7 @@ class Turns:
         current_turn.set((self._settings.pool, self._shard, envelope))
         record = self._record(work, error) if envelope.reply or self._tracing is not None else None
         if envelope.reply:
-            self._reply(outcome, envelope, error_reply(envelope.id, str(envelope.target), error, record))
+            self._reply(outcome, envelope, error_reply(envelope.id, str(envelope.target), error, record).pack())
         else:
             outcome.dead = dead_letter(envelope, error, attempts=work.attempt, now=self._settings.wall())
             self._stats.dead_letters[type(error).__name__] += 1
@@ -734,9 +799,9 @@ class Turns:
     def _finish(self, outcome: Outcome) -> None:
         if outcome.activation is not None:
             outcome.activation.pending += 1
-        self.outcomes.append(outcome)
+        (self.lazy if outcome.lazy else self.outcomes).append(outcome)
         self._settings.passed(Point.TURN_DONE)
-        if not outcome.lazy:
+        if not outcome.lazy or len(self.lazy) >= limits.MAX_LAZY:
             self.finished.set()
 
     def _count(self, agent_type: str, result: str, started: float) -> None:
@@ -891,6 +956,26 @@ class Turns:
             if activation.timer is not None:
                 activation.timer.cancel()
 
+    async def close(self) -> None:
+        """Close the agents that want it, within a second."""
+        await self.residents.close()
+
+    def parked(self, agent: AgentId) -> str | None:
+        """Return why an agent is parked, None when it is not."""
+        return self.residents.parked.get(agent)
+
+    def unpark(self, agent: AgentId) -> None:
+        """Its state is mended: it takes messages again."""
+        self.residents.unpark(agent)
+
+    async def read(self, keys: Sequence[str]) -> Mapping[str, Cell | None]:
+        """Return committed cells."""
+        return await self._loader.read(keys)
+
+    def activation(self, agent: AgentId) -> Activation | None:
+        """Return the agent if it is in memory."""
+        return self._agents.get(agent)
+
     @property
     def is_settled(self) -> bool:
         """Whether no turn runs or could start now, and nothing waits for its commit."""
@@ -901,7 +986,7 @@ class Turns:
     @property
     def is_idle(self) -> bool:
         """Whether no message waits, no turn runs, and nothing waits for its commit."""
-        return not self.outcomes and all(a.is_idle for a in self._agents.values())
+        return not self.outcomes and not self.lazy and all(a.is_idle for a in self._agents.values())
 
     def key_of(self, agent: AgentId) -> str:
         """Table key of the agent's state."""
@@ -918,6 +1003,14 @@ def _cancelled_inside(error: BaseException) -> RuntimeError:
     made = RuntimeError("what the handler waited for was cancelled")
     made.__cause__ = error
     return made
+
+
+def _packed(envelope: Envelope, reply: Reply) -> bytes:
+    """Raises TooLarge."""
+    packed = reply.pack()
+    if len(packed) > limits.MAX_BODY:
+        raise TooLarge(f"the answer to {envelope.type} has {len(packed)} bytes, at most {limits.MAX_BODY}")
+    return packed
 
 
 def _unloaded(activation: Activation) -> list[Work]:

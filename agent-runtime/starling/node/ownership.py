@@ -16,6 +16,7 @@ from starling.core.record import Record
 from starling.core.takes import LastRecord, Presence, Right, TakeView, right_to_take, should_release
 from starling.engine.calls import Calls
 from starling.engine.journal import last_record
+from starling.engine.passivation import Passivation
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard import OwnedShard
 from starling.engine.shard_info import Owner, PoolSettings
@@ -61,6 +62,7 @@ class Ownership:
         members: Members,
         routes: RoutesView,
         calls: Calls,
+        passivation: Passivation | None = None,
         drain_seconds: float = limits.DRAIN,
     ) -> None:
         self._store = store
@@ -69,6 +71,7 @@ class Ownership:
         self._members = members
         self._routes = routes
         self._calls = calls
+        self._passivation = passivation
         self.drain_seconds = drain_seconds
         self._slots = {ShardId(n): _Slot(ShardId(n)) for n in range(settings.shards)}
         self.map = ShardMap(0)
@@ -265,6 +268,7 @@ class Ownership:
                 over=over,
                 routes=self._routes,
                 calls=self._calls,
+                passivation=self._passivation,
             )
             self.takes += 1
             slot.running = running

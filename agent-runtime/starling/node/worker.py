@@ -23,6 +23,8 @@ from starling.core.names import MeshNames
 from starling.core.takes import Right
 from starling.engine.calls import Calls
 from starling.engine.faults import fault
+from starling.engine.memory_use import MemoryUse, memory_use
+from starling.engine.passivation import Passivation
 from starling.engine.producer import Producer
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import Owner, PoolSettings
@@ -67,6 +69,7 @@ class Worker:
         identity: Identity,
         *,
         drain_seconds: float = limits.DRAIN,
+        memory: MemoryUse = memory_use,
     ) -> None:
         settings = replace(settings, tracing=settings.tracing or tracing(settings.wall))
         self._store = store
@@ -97,6 +100,7 @@ class Worker:
             ),
             on_change=lambda: self.ownership.look(),  # noqa: PLW0108 - made below
         )
+        self.passivation = Passivation(max_active=settings.max_active, memory=memory)
         self.ownership = Ownership(
             store,
             settings,
@@ -104,6 +108,7 @@ class Worker:
             members=self.members,
             routes=self.routes,
             calls=self._calls,
+            passivation=self.passivation,
             drain_seconds=drain_seconds,
         )
         self.collector = WorkerCollector(
@@ -177,6 +182,7 @@ class Worker:
                         ("shard map", self.ownership.watch_map()),
                         ("journals", self.ownership.check_current()),
                         ("ownership", self.ownership.run()),
+                        ("passivation", self.passivation.run()),
                     )
                 ]
                 self.members.describe(ready=True)
@@ -243,6 +249,7 @@ async def serve(environment: WorkerSettings) -> None:
             retry=config.delivery.policy(),
             retry_by_topic={topic: retry.policy() for topic, retry in config.topic_delivery.items()},
             max_concurrent_turns=config.max_concurrent_turns,
+            max_active=config.max_active,
             move_wait=config.move_wait_seconds,
             passed=fault(environment.fault),
         )
