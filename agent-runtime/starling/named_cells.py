@@ -296,6 +296,8 @@ class CellSet:
         return {name: Cell(self._migrations.version, None) for name in (*sorted(gone), INDEX)} if gone else {}
 
     async def _indexed(self, found: dict[str, bytes | None]) -> dict[str, bytes | None]:
+        if all(self._held[key].data is not None and data is not None for key, data in found.items()):
+            return found  # no name is new, none goes
         known = await self._load_index()
         there = {key for key, data in found.items() if data is not None}
         now = (known | there) - (found.keys() - there)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from starling.adapters.memory import MemoryServer
 from starling.agent import Agent, AgentDefinition, definition
 from starling.client import Mesh
+from starling.core import limits
 from starling.core.ids import AgentId, PodName, PoolName, ShardId, shard_of
 from starling.core.membership import ShardMap
 from starling.core.names import MeshNames
@@ -97,9 +98,14 @@ class TestMesh(Mesh):
                 first = page[-1].sequence + 1
         return letters
 
-    async def crash(self) -> None:
-        """End every pod without a goodbye and start new processes in their place; returns when they serve."""
+    async def crash(self, *agents: type[Agent[Any]]) -> None:
+        """End every pod without a goodbye and start new processes in their place; returns when they serve.
+
+        agents: classes that take the place of those of their type, as after a deployment of newer code.
+        """
+        newer = {cls.type: definition(cls) for cls in agents}
         for pool in self._pools:
+            pool.agents = {kind: newer.get(kind, made) for kind, made in pool.agents.items()}
             await pool.crash()
         await self.ready()
 
@@ -145,6 +151,7 @@ class _Pool:
         shards: int,
         pods: int,
         retry: RetryPolicy,
+        max_active: int,
         chance: random.Random,
         clock: _Clock,
     ) -> None:
@@ -154,6 +161,7 @@ class _Pool:
         self.shards = shards
         self._pods = [PodName(f"{name}-{n}") for n in range(pods)]
         self._retry = retry
+        self._max_active = max_active
         self._chance = chance
         self._clock = clock
         self.incarnation = ""
@@ -181,9 +189,16 @@ class _Pool:
             timer=self._clock._time,
             chance=self._chance,
             retry=self._retry,
+            max_active=self._max_active,
         )
         self.workers = [
-            Worker(self._server.connect(pod), settings, Identity(pod, f"start-{self._starts}", "v1"), drain_seconds=0.0)
+            Worker(
+                self._server.connect(pod),
+                settings,
+                Identity(pod, f"start-{self._starts}", "v1"),
+                drain_seconds=0.0,
+                memory=lambda: None,
+            )
             for pod in self._pods
         ]
         loop = asyncio.get_running_loop()
@@ -231,11 +246,13 @@ async def mesh(
     shards: int = 4,
     pods: int = 1,
     retry: RetryPolicy | None = None,
+    max_active: int = limits.MAX_ACTIVE,
     seed: int = 0,
 ) -> AsyncIterator[TestMesh]:
     """Run a mesh of these agents in memory, a pool for each type.
 
     subscriptions: topic type to the agent class, or classes, that hear it. pods: processes a pool, as tasks.
+    max_active: agents that a pod keeps in memory; pressure on this machine's memory passivates none.
     Raises SpecError; errors of the pods come out at the end.
     """
     chance = random.Random(seed)
@@ -250,6 +267,7 @@ async def mesh(
             shards=shards,
             pods=pods,
             retry=retry or RetryPolicy(),
+            max_active=max_active,
             chance=chance,
             clock=clock,
         )
