@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,8 +10,9 @@ import pytest
 from starling import Agent, AgentId, Cells, Context, OneCell, cell, cells, event, message, rpc, testing
 from starling.core.record import Cell
 from starling.core.retry import RetryPolicy
+from starling.named_cells import KEEP_BYTES
 
-from tests.unit.engine.meshes import shards
+from tests.unit.engine.meshes import in_memory, shards
 
 
 @message("cells_in_turns.Put")
@@ -18,6 +20,13 @@ from tests.unit.engine.meshes import shards
 class Put:
     name: str
     text: str = ""
+
+
+@message("cells_in_turns.Copy")
+@dataclass
+class Copy:
+    name: str
+    to: str
 
 
 @message("cells_in_turns.Drop")
@@ -64,6 +73,10 @@ class Yard(Agent):
         (await self.history.get()).lines.append(message.name)
         if message.text == "fail":
             raise ValueError("no")
+
+    @event
+    async def copy(self, message: Copy) -> None:
+        (await self.parts.get(message.to)).text = (await self.parts.get(message.name)).text
 
     @event
     async def drop(self, message: Drop) -> None:
@@ -167,3 +180,26 @@ async def test_more_cells_than_stay_in_memory_are_all_there() -> None:
             await mesh.call(YARD, Put(str(n), str(n)))
         for n in range(8):
             assert await mesh.call(YARD, Look(str(n))) == str(n)
+
+
+async def test_only_so_much_of_them_stays_in_memory() -> None:
+    async with testing.mesh(Yard) as mesh:
+        for n in range(8):
+            await mesh.call(YARD, Put(str(n), str(n) * 100_000))
+        await mesh.call(YARD, Look("0"))
+        held = in_memory(mesh)["yard/1"].cells
+        assert held is not None
+        assert sum(len(one.data or b"") for one in held._held.values()) <= KEEP_BYTES + 100_100
+
+
+async def test_a_cell_that_is_not_committed_yet_stays_for_the_next_turns() -> None:
+    async with testing.mesh(Yard, shards=1) as mesh:
+        (shard,) = shards(mesh)
+        async with shard._committer._in_flight:  # no record is stored meanwhile
+            for n in range(5):
+                await mesh.send(YARD, Put(str(n), str(n) * 100_000))
+            await mesh.send(YARD, Copy("0", "copy"))
+            async with asyncio.timeout(5):
+                while len(shard._turns.outcomes) < 6:
+                    await asyncio.sleep(0)
+        assert await mesh.call(YARD, Look("copy")) == "0" * 100_000

@@ -78,8 +78,10 @@ async def test_the_answer_does_not_wait_for_a_commit_and_wakes_none() -> None:
             assert [await mesh.agent(Fast, "1").bump(Ask(), timeout=5.0) for _ in range(20)] == list(range(1, 21))
             assert await mesh.agent(Fast, "1").total(Ask()) == 20
             assert commits(mesh) == before
+        for _ in range(20):
+            await mesh.agent(Fast, "1").bump(Ask())
         await mesh.idle()
-        assert commits(mesh) <= before + 2  # what was handled is noted with the next commit
+        assert commits(mesh) < before + 10  # what was handled is noted once a second, and one turn came after the other
         assert not shard._overlay.entries
 
 

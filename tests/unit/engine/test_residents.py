@@ -60,6 +60,7 @@ class Forever(Counter, idle=float("inf")):
 
 HOOKS: list[str] = []
 TROUBLE: dict[str, Exception] = {}
+GO_ON: dict[str, asyncio.Event] = {}
 
 
 class Hooked(Agent[Count], idle=60.0):
@@ -71,7 +72,8 @@ class Hooked(Agent[Count], idle=60.0):
 
     async def on_passivate(self) -> None:
         HOOKS.append("passivate")
-        await asyncio.sleep(0.01)
+        if (go_on := GO_ON.get("passivate")) is not None:
+            await go_on.wait()
         if "passivate" in TROUBLE:
             raise TROUBLE.pop("passivate")
 
@@ -92,6 +94,7 @@ class Hooked(Agent[Count], idle=60.0):
 def hooks() -> Iterator[None]:
     HOOKS.clear()
     TROUBLE.clear()
+    GO_ON.clear()
     yield
     TROUBLE.clear()
 
@@ -239,11 +242,16 @@ async def test_a_message_that_comes_while_an_agent_leaves_brings_it_back() -> No
     async with testing.mesh(Hooked) as mesh:
         await mesh.send(AgentId("hooked", "1"), Add())
         await mesh.idle()
+        GO_ON["passivate"] = asyncio.Event()
         await mesh.advance(61)
+        leaving = in_memory(mesh)["hooked/1"]
         async with asyncio.timeout(5):
             while "passivate" not in HOOKS:
                 await asyncio.sleep(0)
-        await mesh.send(AgentId("hooked", "1"), Add())
+            await mesh.send(AgentId("hooked", "1"), Add())
+            while not leaving.normal:
+                await asyncio.sleep(0)
+        GO_ON.pop("passivate").set()
         await mesh.idle()
         assert (await mesh.state(Hooked, "1")).n == 2
         assert HOOKS == ["activate 1 0", "passivate", "close", "activate 1 1"]
