@@ -44,6 +44,8 @@ class _Slot:
     last: tuple[int, Record] | None = None
     pause_until: float = 0.0
     fenced: int = 0
+    held: bool = False
+    """Whether this process has ever run it."""
     lost: str = ""
     stopped: bool = False
     """Its data was found wrong after a take: it is not taken again by this process."""
@@ -251,7 +253,8 @@ class Ownership:
             wanted_since=slot.wanted_since,
             present=self._members.present,
             drain_seconds=self.drain_seconds,
-            fenced=slot.fenced > 0,
+            # a late record of the process before us also refuses a take: then nobody has taken the shard from us
+            fenced=slot.fenced > 0 and slot.held,
         )
 
     # -- one shard
@@ -272,6 +275,7 @@ class Ownership:
             )
             self.takes += 1
             slot.running = running
+            slot.held = True
             self.on_take(slot.shard, right)
             self._report()
             await running.run()
