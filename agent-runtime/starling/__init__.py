@@ -6,6 +6,7 @@ from starling.client import Mesh, connect
 from starling.context import Context
 from starling.core.error_record import ErrorRecord
 from starling.core.ids import AgentId, TopicId
+from starling.core.priority import Priority
 from starling.error_hooks import RESTART, on_error
 from starling.handlers import event, query, rpc
 from starling.instruments import instruments
@@ -28,6 +29,7 @@ __all__ = [
     "LocalRuntime",
     "Mesh",
     "OneCell",
+    "Priority",
     "Retrying",
     "Topic",
     "TopicId",

@@ -121,6 +121,14 @@ def test_getting_started_works_on_a_laptop_as_it_is_printed(tmp_path: Path) -> N
         assert run(shells[1], tmp_path, environment(port)) == "Count(total=58)\n"
 
 
+def test_the_guides_agents_pass_the_guides_tests(tmp_path: Path) -> None:
+    for block in steps("docs/agents.md"):
+        if block.file:
+            write(block, tmp_path)
+        else:
+            assert "3 passed" in run(block, tmp_path, environment(0))
+
+
 AIRPORTS = """
 import asyncio
 from airports import Airport, Ask, Movement
