@@ -175,3 +175,15 @@ class Caller(Agent, type="caller"):
         noted(message)
         await asyncio.sleep(message.seconds)
         return "awake"
+
+
+class Bearer(Agent, type="bearer"):
+    """Answers with the headers that the last of a path reads; each hop but the last says that it was there."""
+
+    @rpc
+    async def call_on(self, message: CallOn, ctx: Context) -> dict[str, str]:
+        if not message.path:
+            return dict(ctx.headers)
+        first, *rest = message.path
+        answer: dict[str, str] = await ctx.call(AgentId.parse(first), CallOn(rest), headers={"hop": str(self.id)})
+        return answer

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import starling.testing
+from starling import Agent, rpc
 from starling.errors import SpecError, SystemFailed
 from starling.offload import Offload, close_offload, offload
 
@@ -94,6 +96,33 @@ async def test_the_pool_of_a_worker_starts_with_the_first_call_and_ends_with_the
     await close_offload()
     await close_offload()
     assert not multiprocessing.active_children()
+
+
+class Thinker(Agent, type="offload_thinker"):
+    @rpc
+    async def think(self, message: float) -> int:
+        rounds: int = await offload(work_elsewhere.compute, message)
+        return rounds
+
+    @rpc
+    async def chat(self, message: str) -> str:
+        return message
+
+
+@pytest.mark.row("RT-85")
+async def test_a_handler_that_computes_elsewhere_does_not_delay_other_agents() -> None:
+    try:
+        async with starling.testing.mesh(Thinker, shards=1) as mesh:
+            await offload(work_elsewhere.compute, 0.0)  # the processes are there
+            thinking = asyncio.create_task(mesh.agent(Thinker, "deep").think(2.0, timeout=60.0))
+            chats = 0
+            while not thinking.done():
+                assert await mesh.agent(Thinker, f"light-{chats}").chat("hi", timeout=60.0) == "hi"
+                chats += 1
+            assert await thinking > 0
+        assert chats > 20
+    finally:
+        await close_offload()
 
 
 @pytest.mark.parametrize("processes", [0, -1, 65, 1.5])

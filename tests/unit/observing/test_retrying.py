@@ -7,9 +7,11 @@ import threading
 import time
 
 import pytest
+import starling.testing
+from starling import Agent, Context, rpc
 from starling.core.ids import AgentId
 from starling.core.routes import Routes
-from starling.errors import CantHandle, DoNotRetry, MailboxFull, ModelFailed, NetworkFailed, SpecError
+from starling.errors import CantHandle, DoNotRetry, MailboxFull, ModelFailed, NetworkFailed, SpecError, UnknownAgentType
 from starling.retrying import Retrying, is_passing
 
 
@@ -167,3 +169,43 @@ def test_what_does_not_pass_is_not(error: Exception) -> None:
 def test_wrong_settings_name_the_field(wrong: dict[str, int], field: str) -> None:
     with pytest.raises(SpecError, match=field):
         Retrying(**wrong)  # type: ignore[arg-type]
+
+
+class Fetcher(Agent, type="retrying_fetcher"):
+    """Calls a service that is down at first."""
+
+    @rpc
+    async def fetch(self, message: str) -> str:
+        return await Retrying(3, first=0.01).call(service.ask_plainly, message)
+
+    @rpc
+    async def chat(self, message: str) -> str:
+        return message
+
+    @rpc
+    async def ghost(self, message: str, ctx: Context) -> str:
+        async def ask() -> str:
+            attempts.append(ctx.attempt)
+            answer: str = await ctx.call(AgentId("ghost", message), message)
+            return answer
+
+        return await Retrying(3, first=0).call(ask)
+
+
+service = Service()
+attempts: list[int] = []
+
+
+@pytest.mark.row("RT-67", part="in a turn")
+async def test_outside_calls_are_tried_again_within_one_attempt_of_a_turn() -> None:
+    service.errors = [ConnectionError("down"), TimeoutError("slow"), ConnectionError("down")]
+    service.calls = 0
+    async with starling.testing.mesh(Fetcher, shards=1) as mesh:
+        fetching = asyncio.create_task(mesh.agent(Fetcher, "a").fetch("page", timeout=30.0))
+        while not service.calls:
+            assert await mesh.agent(Fetcher, "b").chat("hi", timeout=30.0) == "hi"
+        assert await fetching == "page in True"
+        with pytest.raises(UnknownAgentType, match="ghost"):
+            await mesh.agent(Fetcher, "a").ghost("x", timeout=30.0)
+    assert service.calls == 4
+    assert attempts == [1]
