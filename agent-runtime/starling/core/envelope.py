@@ -6,6 +6,7 @@ A frame's body is a msgpack array of envelopes; its headers carry the numbers th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -14,11 +15,23 @@ import msgpack
 
 from starling.core import limits, names
 from starling.core.ids import AgentId, TopicId
+from starling.core.priority import Priority
 from starling.errors import DecodeError
 
 NORMAL_PRIORITY: Final = 1
 
 _KNOWN: Final = frozenset({"i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch", "rp"})
+
+_TYPES: Final[Mapping[str, type]] = {
+    **dict.fromkeys(("i", "t", "ct", "r", "tr"), str),
+    **dict.fromkeys(("c", "p", "nb", "dl", "at"), int),
+    **dict.fromkeys(("a", "s", "tp", "ch"), list),
+    "b": bytes,
+    "h": dict,
+    "rp": bool,
+}
+_REPLY: Final = re.compile(r"[!-)+-=?-~]{1,255}")  # a subject: printable, without space, * and >
+_MOST_DIGITS: Final = 18
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,8 +98,9 @@ class Envelope:
 
     @classmethod
     def from_map(cls, value: Mapping[str, Any]) -> Envelope:
-        """Read one map of a frame. Raises DecodeError."""
+        """Read one map of a frame. Raises DecodeError: what comes out of here can be handled and written again."""
         try:
+            _check(value)
             kind, key = value["a"]
             sender, topic = value.get("s"), value.get("tp")
             return cls(
@@ -111,6 +125,24 @@ class Envelope:
             )
         except Exception as error:
             raise DecodeError(f"envelope: {error!r}") from error
+
+
+def _check(value: Mapping[str, Any]) -> None:
+    """Refuse what would fail later, where it stops a whole shard: in a commit, a reply's subject, a header."""
+    for name, part in value.items():
+        wanted = _TYPES.get(name)
+        if wanted is not None and type(part) is not wanted:
+            raise TypeError(f"{name!r} is of type {type(part).__name__}, not {wanted.__name__}")
+    if "\r" in value["i"] or "\n" in value["i"]:  # it becomes a header of its dead letter
+        raise ValueError("'i' has more than one line")
+    if "p" in value and not 0 <= value["p"] < len(Priority):
+        raise ValueError(f"'p' is {value['p']}, not one of 0 to {len(Priority) - 1}")
+    if value.get("r") and not _REPLY.fullmatch(value["r"]):
+        raise ValueError("'r' is no subject to reply to")
+    if "h" in value and not all(type(text) is str for item in value["h"].items() for text in item):
+        raise TypeError("'h' maps something else than text to text")
+    if "ch" in value and not all(type(text) is str for text in value["ch"]):
+        raise TypeError("'ch' holds something else than text")
 
 
 _agents: dict[tuple[str, str], AgentId] = {}
@@ -150,12 +182,19 @@ class FrameHeader(NamedTuple):
         try:
             return cls(
                 headers.get(names.SOURCE, ""),
-                int(headers.get(names.NUMBER, 0)),
-                int(headers.get(names.PREVIOUS, 0)),
-                int(headers.get(names.VERSION, 1)),
+                _count(headers.get(names.NUMBER, "0")),
+                _count(headers.get(names.PREVIOUS, "0")),
+                _count(headers.get(names.VERSION, "1")),
             )
         except ValueError as error:
             raise DecodeError(f"frame headers: {error}") from error
+
+
+def _count(text: str) -> int:
+    """Read a number that a record can hold: one that it could not would stop its shard for good."""
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS):
+        raise ValueError(f"{text[:32]!r} is no number from 0 to {'9' * _MOST_DIGITS}")
+    return int(text)
 
 
 def frame_body(packed: Iterable[bytes]) -> bytes:

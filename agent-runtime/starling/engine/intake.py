@@ -182,8 +182,10 @@ class Intake:
         """Whether a frame counts, by its headers only."""
         try:
             header = FrameHeader.decode(message.headers)
-        except DecodeError:
-            log.exception("frame with unreadable headers ignored", extra={"position": message.sequence})
+        except DecodeError as error:
+            log.warning(
+                "frame with unreadable headers ignored", extra={"position": message.sequence, "error": str(error)}
+            )
             return None, 0, False
         source = Source(header.source, self._inlet.lane)
         if accepts(self._seen, source, header.previous):

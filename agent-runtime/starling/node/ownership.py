@@ -162,7 +162,7 @@ class Ownership:
             return
         slot.last = None
         running = slot.running
-        if running is not None and slot.task is not None and int(signal.data or b"0") > running.journal_last:
+        if running is not None and slot.task is not None and _sequence(signal.data) > running.journal_last:
             self._replaced(slot)
         self.look()
 
@@ -340,6 +340,11 @@ class Ownership:
 
     def _tasks(self) -> list[asyncio.Task[None]]:
         return [slot.task for slot in self._slots.values() if slot.task is not None]
+
+
+def _sequence(data: bytes) -> int:
+    """The journal sequence that a core message says; 0 when it says none."""
+    return int(data) if data.isdigit() and len(data) < 20 else 0
 
 
 def _text(error: BaseException) -> str:

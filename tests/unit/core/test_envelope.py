@@ -26,14 +26,14 @@ PLAIN = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), TEXT, 
 
 ENVELOPES = st.builds(
     Envelope,
-    id=TEXT,
+    id=TEXT.filter(lambda text: not {"\r", "\n"} & set(text)),
     type=TEXT,
     body=st.binary(max_size=40),
     target=AGENTS,
     content_type=TEXT,
     sender=st.none() | AGENTS,
     topic=st.none() | TOPICS,
-    reply=TEXT,
+    reply=st.just("") | st.from_regex(r"[a-z0-9.$_]{1,12}", fullmatch=True),
     trace=TEXT,
     created=MILLISECONDS,
     priority=st.integers(0, 3),
@@ -78,6 +78,22 @@ def test_what_has_its_default_is_not_written() -> None:
         {"tp": ["a b", "s"]},
         {"tp": 3},
         {"ch": 3},
+        {"ch": [3]},
+        {"i": 3},
+        {"i": "two\r\nlines"},
+        {"t": b"T"},
+        {"b": "text"},
+        {"c": 1.5},
+        {"dl": "soon"},
+        {"p": 4},
+        {"p": -1},
+        {"p": True},
+        {"r": "a b"},
+        {"r": "a.*"},
+        {"r": "a\r\nPUB x"},
+        {"h": [1]},
+        {"h": {"a": 1}},
+        {"rp": 1},
     ],
     ids=str,
 )
@@ -108,9 +124,36 @@ def test_a_frame_without_headers_comes_from_outside() -> None:
 
 
 @pytest.mark.parametrize("name", ["St-No", "St-Prev", "St-V"])
-def test_a_header_that_is_no_number_is_a_decode_error(name: str) -> None:
+@pytest.mark.parametrize("text", ["x", "", "-1", "1.5", "\u0663", "99999999999999999999"])
+def test_a_header_that_is_no_number_a_record_can_hold_is_a_decode_error(name: str, text: str) -> None:
     with pytest.raises(DecodeError, match=r"^frame headers: "):
-        FrameHeader.decode({name: "x"})
+        FrameHeader.decode({name: text})
+
+
+JSONLIKE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | TEXT
+    | st.binary(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["ct", "s", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch", "rp"]), JSONLIKE
+    )
+)
+def test_whatever_is_read_can_be_written_again(parts: dict[str, Any]) -> None:
+    try:
+        envelope = Envelope.from_map({"i": "i", "t": "T", "b": b"", "a": ["a", "k"], **parts})
+    except DecodeError:
+        return
+    (again,) = open_frame(frame_body([envelope.pack()]))
+    assert Envelope.from_map(again) == envelope
 
 
 def test_agents_seen_lately_are_known_and_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
