@@ -179,14 +179,14 @@ class Fetcher(Agent, type="retrying_fetcher"):
         return await Retrying(3, first=0.01).call(service.ask_plainly, message)
 
     @rpc
-    async def chat(self, message: str) -> str:
+    async def chat(self, message: int) -> int:
         return message
 
     @rpc
-    async def ghost(self, message: str, ctx: Context) -> str:
+    async def ghost(self, message: bool, ctx: Context) -> str:
         async def ask() -> str:
             attempts.append(ctx.attempt)
-            answer: str = await ctx.call(AgentId("ghost", message), message)
+            answer: str = await ctx.call(AgentId("ghost", "1"), "hello")
             return answer
 
         return await Retrying(3, first=0).call(ask)
@@ -203,9 +203,9 @@ async def test_outside_calls_are_tried_again_within_one_attempt_of_a_turn() -> N
     async with starling.testing.mesh(Fetcher, shards=1) as mesh:
         fetching = asyncio.create_task(mesh.agent(Fetcher, "a").fetch("page", timeout=30.0))
         while not service.calls:
-            assert await mesh.agent(Fetcher, "b").chat("hi", timeout=30.0) == "hi"
+            assert await mesh.agent(Fetcher, "b").chat(7, timeout=30.0) == 7
         assert await fetching == "page in True"
         with pytest.raises(UnknownAgentType, match="ghost"):
-            await mesh.agent(Fetcher, "a").ghost("x", timeout=30.0)
+            await mesh.agent(Fetcher, "a").ghost(True, timeout=30.0)
     assert service.calls == 4
     assert attempts == [1]
