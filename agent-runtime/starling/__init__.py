@@ -7,7 +7,7 @@ from starling.context import Context
 from starling.core.error_record import ErrorRecord
 from starling.core.ids import AgentId, TopicId
 from starling.core.priority import Priority
-from starling.error_hooks import RESTART, on_error
+from starling.error_hooks import on_error
 from starling.handlers import event, query, rpc
 from starling.instruments import instruments
 from starling.local_runtime import LocalRuntime, local
@@ -20,7 +20,6 @@ from starling.topics import Topic
 from starling.tracing import trace_event
 
 __all__ = [
-    "RESTART",
     "Agent",
     "AgentId",
     "Cells",

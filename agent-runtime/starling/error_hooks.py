@@ -1,12 +1,12 @@
 """Error hooks: methods of an agent that are told of its handlers' errors, by class.
 
     @on_error(ModelFailed)
-    async def model_failed(self, error: ModelFailed, ctx: Context) -> object:
-        self.client.reset()
-        return RESTART
+    async def model_failed(self, error: ModelFailed, ctx: Context) -> None:
+        await self.client.close()
 
-The turn has failed by then: its state rolls back, what it sent is not sent, and its policy says whether it is tried
-again. A hook changes nothing of that, and a hook that fails is logged beside the first error, not instead of it.
+The turn has failed by then: what it sent is not sent, its policy says whether it is tried again, and the instance is
+dropped: the next turn finds the state of the last good one in a new instance. A hook changes nothing of that, and a
+hook that fails is logged beside the first error, not instead of it.
 """
 
 from __future__ import annotations
@@ -29,15 +29,6 @@ log = logging.getLogger(__name__)
 _MARK: Final = "__starling_on_error__"
 TIMEOUT: Final = 5.0
 """Seconds that a hook may take; the agent's next turn waits for it."""
-
-
-class _Restart:
-    def __repr__(self) -> str:
-        return "RESTART"
-
-
-RESTART: Final = _Restart()
-"""Returned by a hook: drop the instance; the next message finds the same state in a new one."""
 
 
 def on_error(*classes: type[Exception]) -> Callable[[F], F]:
@@ -72,15 +63,14 @@ class ErrorHooks:
         """Whether there is a hook for the error."""
         return any(cls in self._by_class for cls in type(error).__mro__)
 
-    async def run(self, agent: Any, error: BaseException, ctx: Context) -> bool:
-        """Tell the nearest hook; return whether it asks for a restart. Never raises, but when cancelled."""
+    async def run(self, agent: Any, error: BaseException, ctx: Context) -> None:
+        """Tell the nearest hook. Never raises, but when cancelled."""
         hook = next(self._by_class[cls] for cls in type(error).__mro__ if cls in self._by_class)
         try:
             async with asyncio.timeout(TIMEOUT):
-                return await hook(agent, error, ctx) is RESTART
+                await hook(agent, error, ctx)
         except Exception:
             log.exception("an error hook failed", extra={"hook": hook.__qualname__, "about": type(error).__name__})
-            return False
 
 
 def error_hooks_of(cls: type) -> ErrorHooks | None:

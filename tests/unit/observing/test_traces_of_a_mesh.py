@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from starling import RESTART, Agent, AgentId, Context, ErrorRecord, Topic, on_error, trace_event
+from starling import Agent, AgentId, Context, ErrorRecord, Topic, on_error, trace_event
 from starling.core.retry import Backoff, RetryPolicy
 from starling.core.severity import Severity
 from starling.errors import HandlerFailed, ModelFailed
@@ -93,11 +93,10 @@ class TracedPress(Agent[Pages], type="traced_press"):
         return self.state.count
 
     @on_error(ModelFailed)
-    async def jammed(self, error: ModelFailed, ctx: Context) -> object:
+    async def jammed(self, error: ModelFailed, ctx: Context) -> None:
         told.append(str(error))
         if ctx.attempt == 1 and ctx.is_call:
             raise RuntimeError("the hook fails as well")
-        return RESTART
 
 
 marks: list[object] = []
@@ -214,8 +213,8 @@ async def test_an_error_is_an_event_of_its_span_and_its_record_reaches_the_calle
     assert [r.levelname for r in caplog.records if r.message == "message given up"] == ["CRITICAL"]
 
 
-@pytest.mark.row("RT-65", part="a hook that asks for a restart")
-async def test_a_restart_drops_the_instance_and_the_same_state_is_found_in_a_new_one(
+@pytest.mark.row("RT-65", part="the instance is dropped, the next message finds the same state in a new one")
+async def test_after_an_error_the_same_state_is_found_in_a_new_instance(
     exporter: InMemorySpanExporter,
 ) -> None:
     async with starling.testing.mesh(TracedPress, retry=AT_ONCE) as mesh:
