@@ -65,6 +65,9 @@ class WorkerCollector(Collector):
         calls = CounterMetricFamily(
             "starling_calls", "Calls made by turns, by how they ended.", labels=("pool", "shard", "result")
         )
+        queries = CounterMetricFamily(
+            "starling_queries", "Queries answered past the log, by how they ended.", labels=("pool", "shard", "result")
+        )
         dead = CounterMetricFamily("starling_dead_letters", "Dead letters.", labels=("pool", "shard", "reason"))
         for shard, history in self._seen.items():
             name = str(shard)
@@ -74,13 +77,15 @@ class WorkerCollector(Collector):
             written.add_metric((pool, name), sum(stats.record_bytes for stats in history))
             for result, count in _sums(stats.calls for stats in history).items():
                 calls.add_metric((pool, name, result), count)
+            for result, count in _sums(stats.queries for stats in history).items():
+                queries.add_metric((pool, name, result), count)
             for (kind, result), count in _sums(stats.turns for stats in history).items():
                 turns.add_metric((pool, name, kind, result), count)
             for kind, spent in _sums(stats.turn_seconds for stats in history).items():
                 seconds.add_metric((pool, name, kind), spent)
             for reason, count in _sums(stats.dead_letters for stats in history).items():
                 dead.add_metric((pool, name, reason), count)
-        yield from (turns, seconds, busy, commits, commit_seconds, written, calls, dead)
+        yield from (turns, seconds, busy, commits, commit_seconds, written, calls, queries, dead)
         for family, help_text, value in (
             ("starling_takes", "Shards taken.", self._takes()),
             ("starling_fenced", "Shards lost to a newer owner.", self._fenced()),
@@ -102,6 +107,9 @@ class WorkerCollector(Collector):
         outbox = GaugeMetricFamily("starling_outbox_frames", "Frames not delivered.", labels=labels)
         dirty = GaugeMetricFamily("starling_table_dirty_cells", "Cells not in the table yet.", labels=labels)
         active = GaugeMetricFamily("starling_active_agents", "Agents in memory.", labels=labels)
+        parked = GaugeMetricFamily(
+            "starling_quarantined_agents", "Agents that are parked: their state does not load.", labels=labels
+        )
         owned = self._owned()
         for shard, running in owned.items():
             name, stats = str(shard), running.stats
@@ -116,7 +124,8 @@ class WorkerCollector(Collector):
             outbox.add_metric((pool, name), stats.outbox_frames)
             dirty.add_metric((pool, name), stats.dirty_cells)
             active.add_metric((pool, name), stats.active_agents)
-        yield from (lag, oldest, due, outbox, dirty, active)
+            parked.add_metric((pool, name), stats.quarantined_agents)
+        yield from (lag, oldest, due, outbox, dirty, active, parked)
         for gauge, text, value in (
             ("starling_shards_owned", "Shards that this pod owns.", len(owned)),
             ("starling_worker_state", "0 starting, 1 running, 2 draining, 3 stopped.", self._state().number),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from starling.core import limits
@@ -138,6 +138,29 @@ async def test_a_fenced_pod_waits_longer_each_time_before_it_asks_again(
     pauses = [after - before for before, after in pairwise(taken)]
     for pause, least in zip(pauses, (1, 2, 4, 8, 16, 32, 60), strict=True):
         assert least <= pause < least + 1.5
+
+
+async def test_a_late_record_of_the_process_before_us_does_not_keep_us_from_taking(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.pool(1)
+    await world.map("p-0")
+    first = world.start("p-0")
+    await world.until(lambda: first.owned == {0})
+    await first.crash()
+    take, refusals = OwnedShard.take, 2
+
+    async def refused(*args: Any, **kwargs: Any) -> OwnedShard:
+        nonlocal refusals
+        refusals -= 1
+        if refusals >= 0:
+            raise Fenced("a record of the process before us came late")
+        return await take(*args, **kwargs)
+
+    monkeypatch.setattr(OwnedShard, "take", refused)
+    second = world.start("p-0", "s2")
+    await world.until(lambda: second.owned == {0}, bound=20)
+    assert (await world.last()).owner == "p-0/s2"
 
 
 async def test_a_shard_that_ends_in_a_mistake_of_ours_is_logged_and_tried_again_while_others_go_on(

@@ -55,6 +55,7 @@ NAMED = {
         "outbox_frames",
         "due_records",
         "active_agents",
+        "quarantined_agents",
         "takes_total",
         "fenced_total",
         "dead_letters_total",
