@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from starling import Agent, Context, event, message, rpc
 from starling.core.ids import AgentId, TopicId
+from starling.core.priority import Priority
+from starling.errors import CallFailed
 
 from .plan import Action, Plan, Step
+
+Key = tuple[str, AgentId]
+"""Tag and agent of an action."""
 
 CALL_TIMEOUT = 20.0
 
@@ -51,6 +57,16 @@ class Running:
     """Where the agents find the plan of the run that is going on in this process; one at a time."""
 
     plan: ClassVar[Plan]
+    unsure: ClassVar[set[Key]]
+    """Calls that ended without an answer: whether they took effect nobody can say, and another may be made."""
+    steps: ClassVar[dict[str, list[int]]]
+    """What each attempt of a turn got from its step, by the turn's key."""
+    calls_of_steps: ClassVar[Counter[str]]
+
+    @classmethod
+    def begin(cls, plan: Plan) -> None:
+        """Start a run."""
+        cls.plan, cls.unsure, cls.steps, cls.calls_of_steps = plan, set(), {}, Counter()
 
 
 def _note(noted: Noted, agent: AgentId, tag: str) -> Action:
@@ -59,10 +75,32 @@ def _note(noted: Noted, agent: AgentId, tag: str) -> Action:
 
 
 def _step(step: Step, ctx: Context) -> None:
+    priority = Priority.URGENT if step.urgent else Priority.NORMAL
     if isinstance(step.to, TopicId):
-        ctx.publish(step.to, Do(step.tag))
+        ctx.publish(step.to, Do(step.tag), priority=priority)
+    elif step.kind == "timer":
+        ctx.set_timer(step.tag, Do(step.tag), delay=step.delay)
     else:
-        ctx.send(step.to, Do(step.tag))
+        ctx.send(step.to, Do(step.tag), priority=priority, delay=step.delay)
+
+
+async def _call(step: Step, ctx: Context) -> None:
+    assert isinstance(step.to, AgentId)
+    try:
+        await ctx.call(step.to, Asked(step.tag), timeout=CALL_TIMEOUT)
+    except CallFailed:
+        Running.unsure.add((step.tag, step.to))
+        raise
+
+
+async def _once(ctx: Context) -> None:
+    key = ctx.idempotency_key
+
+    def outside_world() -> int:
+        Running.calls_of_steps[key] += 1
+        return Running.calls_of_steps[key]
+
+    Running.steps.setdefault(key, []).append(await ctx.step(outside_world))
 
 
 def _end(action: Action, ctx: Context) -> None:
@@ -106,9 +144,11 @@ class Two(Agent[Noted], type="two"):
         action = _note(self.state, self.id, tag)
         if action.pause:
             await asyncio.sleep(action.pause)
+        if action.once:
+            await _once(ctx)
         for step in action.steps:
             if step.kind == "call":
-                await ctx.call(step.to, Asked(step.tag), timeout=CALL_TIMEOUT)  # type: ignore[arg-type]
+                await _call(step, ctx)
             else:
                 _step(step, ctx)
         _end(action, ctx)

@@ -14,6 +14,7 @@ from starling.core.overlay import TableValue
 from starling.core.record import Cell, Kind, Record
 from starling.ports.store import Message, is_removal
 
+from .agents import Key
 from .plan import Action, Plan, children
 from .process import MESH, Pool
 
@@ -21,35 +22,67 @@ from .process import MESH, Pool
 @dataclass(slots=True)
 class Ending:
     """How a run ended. accepted: roots whose sender was told that they are stored, by agent in the order of sending;
-    tried: all roots in that order; received: tags that each agent's state has; dead: tags of dead letters by agent."""
+    received: tags that each agent's state has; dead: tags of dead letters by agent."""
 
-    accepted: dict[tuple[str, AgentId], bool] = field(default_factory=dict)
+    accepted: dict[Key, bool] = field(default_factory=dict)
     received: dict[AgentId, list[str]] = field(default_factory=dict)
-    dead: Counter[tuple[str, AgentId]] = field(default_factory=Counter)
+    dead: Counter[Key] = field(default_factory=Counter)
     odd_letters: list[str] = field(default_factory=list)
+    unsure: set[Key] = field(default_factory=set)
+    steps: Mapping[str, list[int]] = field(default_factory=dict)
 
 
 def effects(plan: Plan, ending: Ending) -> Iterator[str]:
     """P1 and P2: every accepted message had its effect once or is a dead letter, and nothing else has."""
-    must: dict[tuple[str, AgentId], bool] = dict(ending.accepted)
-    open_ = list(must)
+    must: dict[Key, bool] = dict(ending.accepted)
+    waiting = list(must)
     had = {(tag, agent): count for agent, tags in ending.received.items() for tag, count in Counter(tags).items()}
-    while open_:
-        key = open_.pop()
-        if not had.get(key):
-            continue
-        for _, child in children(plan, plan.actions[key]):
-            known = (child.tag, child.agent)
-            if known not in must:
-                must[known] = True
-                open_.append(known)
+    while waiting:
+        key = waiting.pop()
+        if had.get(key):
+            new = [(child.tag, child.agent) for _, child in children(plan, plan.actions[key])]
+            must.update((child, True) for child in new if child not in must)
+            waiting += new
+    loose = descendants(plan, ending.unsure)
     for key, sure in must.items():
-        if not plan.actions[key].is_loose:
+        if key not in loose:
             yield from _outcome(plan.actions[key], sure, had.get(key, 0), ending.dead[key])
-    for key in had:
-        if key not in must and not plan.actions[key].is_loose:
+    asked = {
+        (child.tag, child.agent)
+        for key in plan.actions
+        for step, child in children(plan, plan.actions[key])
+        if step.kind == "call"
+    }
+    called = descendants(plan, asked)
+    for key, count in had.items():
+        if key in must or key in loose:
+            continue
+        # a turn that failed for good may have called before
+        if key not in called:
             yield f"P2: {_name(key)} took effect, but nobody sent it"
+        elif count > 1:
+            yield f"P2: {_name(key)} took effect {count} times"
     yield from (f"dead letter of nothing that was sent: {text}" for text in ending.odd_letters)
+
+
+def descendants(plan: Plan, keys: Iterable[Key]) -> set[Key]:
+    """These actions and all that come of them."""
+    found = set(keys)
+    waiting = list(found)
+    while waiting:
+        for _, child in children(plan, plan.actions[waiting.pop()]):
+            key = (child.tag, child.agent)
+            if key not in found:
+                found.add(key)
+                waiting.append(key)
+    return found
+
+
+def steps(ending: Ending) -> Iterator[str]:
+    """A step's result that a turn went on with is the result of every later attempt."""
+    for key, results in ending.steps.items():
+        if len(set(results)) > 1:
+            yield f"the step of turn {key} gave its attempts {results}"
 
 
 def _outcome(action: Action, sure: bool, effects_: int, letters: int) -> Iterator[str]:
@@ -70,23 +103,25 @@ def _outcome(action: Action, sure: bool, effects_: int, letters: int) -> Iterato
         yield f"P1: {name} is a dead letter without a reason"
 
 
-def _name(key: tuple[str, AgentId]) -> str:
+def _name(key: Key) -> str:
     return f"{key[0]} at {key[1]}"
 
 
 def order(plan: Plan, ending: Ending) -> Iterator[str]:
     """P3: what one sender sent to one agent was handled in the order of sending."""
-    sent: dict[tuple[str, AgentId], list[str]] = {}
+    sent: dict[Key, list[str]] = {}
     for tag, agent in ending.accepted:
         sent.setdefault((plan.actions[tag, agent].sender, agent), []).append(tag)
     for sender, tags in ending.received.items():
         for tag in dict.fromkeys(tags):
             action = plan.actions.get((tag, sender))
             for step, child in children(plan, action) if action else ():
-                if step.kind != "call":
-                    sent.setdefault((str(sender), child.agent), []).append(child.tag)
+                if step.kind in ("send", "publish") and not step.delay:
+                    lane = "urgent" if step.urgent else "normal"
+                    sent.setdefault((f"{sender} ({lane})", child.agent), []).append(child.tag)
+    loose = descendants(plan, ending.unsure)
     for (sender_name, agent), tags in sent.items():
-        wanted = [tag for tag in tags if not (plan.actions[tag, agent].is_call or plan.actions[tag, agent].is_loose)]
+        wanted = [tag for tag in tags if (tag, agent) not in loose and not plan.actions[tag, agent].is_call]
         place = {tag: index for index, tag in enumerate(wanted)}
         got = [tag for tag in ending.received.get(agent, ()) if tag in place]
         if got != sorted(got, key=place.__getitem__):

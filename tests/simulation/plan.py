@@ -24,16 +24,15 @@ NEVER = 99
 class Action:
     """What the turn of one message does. key: tag and agent.
 
-    is_loose: a call that a turn makes, or comes of one: a turn that runs again calls again, so it may take effect
-    any number of times; fails: attempts that raise before one succeeds, `NEVER`: all; pause: seconds that it waits
-    first; steps: further messages, in order.
+    fails: attempts that raise before one succeeds, `NEVER`: all; pause: seconds that it waits first; once: it has a
+    step of its own, whose result is saved; steps: further messages, in order.
     """
 
     tag: str
     agent: AgentId
     sender: str
     is_call: bool = False
-    is_loose: bool = False
+    once: bool = False
     fails: int = 0
     pause: float = 0.0
     steps: list[Step] = field(default_factory=list)
@@ -49,11 +48,16 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One message that a turn sends. kind: send, publish or call; to: an agent, or the topic for publish."""
+    """One message that a turn sends. kind: send, publish, call or timer; to: an agent, or the topic for publish.
+
+    urgent: in the lane of high priorities; delay: seconds until it is handed over.
+    """
 
     kind: str
     tag: str
     to: AgentId | TopicId
+    urgent: bool = False
+    delay: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +96,23 @@ class Plan:
         """The agents that a step's message goes to."""
         return hearers(step.to) if isinstance(step.to, TopicId) else [step.to]
 
-    def _step(
-        self, kind: str, tag: str, sender: str, *, depth: int, waits_for: tuple[AgentId, ...], loose: bool = False
-    ) -> Step | None:
+    def _step(self, kind: str, tag: str, sender: str, *, depth: int, waits_for: tuple[AgentId, ...]) -> Step | None:
         chance = self._chance
         to: AgentId | TopicId = AgentId(chance.choice(TYPES), chance.choice(KEYS))
         if kind == "publish":
             to = TopicId(TOPIC, chance.choice(KEYS))
-        if to in waits_for:
+        elif kind == "timer":
+            to = AgentId.parse(sender)
+        if kind == "call" and to in waits_for:
             return None  # a call cycle is refused: not part of this workload
-        step = Step(kind, tag, to)
+        urgent = kind in ("send", "publish") and depth > 0 and chance.random() < 0.2
+        delayed = kind in ("send", "timer") and depth > 0 and chance.random() < 0.3
+        step = Step(kind, tag, to, urgent, chance.choice((0.05, 1.0, 4.0)) if delayed else 0.0)
         for agent in self.targets(step):
             if kind == "publish" and str(agent) == sender:
                 continue  # a publish does not come back to its own agent
             waiting = (*waits_for, agent) if kind == "call" else ()
-            loose_ = loose or (kind == "call" and depth > 0)
-            action = Action(tag, agent, sender, is_call=kind == "call", is_loose=loose_)
+            action = Action(tag, agent, sender, is_call=kind == "call")
             self.actions[tag, agent] = action
             self._draw(action, depth=depth, waits_for=waiting)
         return step
@@ -127,7 +132,7 @@ class Plan:
             tag = f"{action.tag}.{len(action.steps)}{action.agent.type[0] if kind == 'publish' else ''}"
             tag = f"{tag}-{action.agent.type[0]}{action.agent.key}"
             chain = (*waits_for, action.agent) if kind == "call" else ()
-            step = self._step(kind, tag, str(action.agent), depth=depth + 1, waits_for=chain, loose=action.is_loose)
+            step = self._step(kind, tag, str(action.agent), depth=depth + 1, waits_for=chain)
             if step is not None:
                 action.steps.append(step)
 
@@ -136,7 +141,11 @@ class Plan:
             action.pause = self._chance.choice((0.01, 0.3, 2.0))
 
     def set_failing(self, action: Action) -> None:
-        action.fails = self._chance.choice((1, 1, 2, NEVER))
+        """A call is tried once, so it fails for good or not at all."""
+        action.fails = NEVER if action.is_call else self._chance.choice((1, 1, 2, NEVER))
+
+    def set_once(self, action: Action) -> None:
+        action.once = action.agent.type in WAITING
 
 
 Kind = Callable[[Plan, Action, int, tuple[AgentId, ...]], None]
@@ -145,7 +154,9 @@ KINDS: tuple[tuple[float, Kind], ...] = (
     (0.35, lambda plan, action, depth, waits: plan.add_steps(action, "send", depth, waits)),
     (0.15, lambda plan, action, depth, waits: plan.add_steps(action, "publish", depth, waits)),
     (0.08, lambda plan, action, depth, waits: plan.add_steps(action, "call", depth, waits)),
-    (0.15, lambda plan, action, depth, waits: plan.set_failing(action)),
+    (0.06, lambda plan, action, depth, waits: plan.add_steps(action, "timer", depth, waits)),
+    (0.12, lambda plan, action, depth, waits: plan.set_failing(action)),
+    (0.15, lambda plan, action, depth, waits: plan.set_once(action)),
     (0.15, lambda plan, action, depth, waits: plan.set_pause(action)),
 )
 """What a turn may do beside noting its message: how likely, and how it is drawn."""

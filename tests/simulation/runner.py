@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 from unittest.mock import patch
 
-from starling.core import limits
+from starling.core import due, limits
 from starling.engine import table
 
 from .loop import Stuck, VirtualLoop, run
@@ -72,6 +72,11 @@ def small_limits(chance: random.Random) -> Iterator[None]:
         put(limits, "WINDOW", 2, 5, 4096)
         put(limits, "READ_AHEAD_MESSAGES", 1, 3, 1024)
         put(limits, "MAX_COMMIT", 300, 512 * 1024)
+        put(limits, "PARK_FROM", 1, 3, 2048)
+        put(limits, "PARKED_IN_MEMORY", 1, 64)
+        put(limits, "MAX_TURN_TARGETS", 1, 1000)
+        put(limits, "PIECE_BYTES", 150, 128 * 1024)
+        put(due, "BUCKET_BYTES", 100, 128 * 1024)
         put(limits, "STORE_TIMEOUT", 1.0, 5.0)
         put(table, "QUIET", 0.0, 1.0)
         put(table, "PATIENCE", 0.5, 5.0)

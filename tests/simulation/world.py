@@ -90,7 +90,7 @@ class World:
     # -- the run
 
     async def run(self) -> None:
-        Running.plan = self.plan
+        Running.begin(self.plan)
         self.loop.set_exception_handler(self._unhandled)
         self.storm.calm = True
         await self._provision()
@@ -271,11 +271,13 @@ class World:
             all(sender.done() for sender in self._senders)
             and all(sum(self.serves(process, where) for process in self.living) == 1 for where in self.shards)
             and all(process.is_idle for process in self.living)
-            and not self._dirty()
+            and not self._owes()
         )
 
-    def _dirty(self) -> bool:
-        return any(shard._overlay.entries for process in self.living for shard in process.owned.values())
+    def _owes(self) -> bool:
+        """Whether something is still to happen: a record that is due later, a cell that the table has not yet."""
+        owned = [shard for process in self.living for shard in process.owned.values()]
+        return any(shard._overlay.entries or shard._due.owed() or shard._due.oldest_change() for shard in owned)
 
     def _unrest(self) -> str:
         parts = [f"{sum(not sender.done() for sender in self._senders)} clients still send"]
@@ -286,7 +288,9 @@ class World:
                 serves = shard.serving.is_set()
                 parts.append(
                     f"{process.name} {where[0]}/{where[1]}: serves {serves}, idle {shard.is_idle}, lags {lags}, "
-                    f"cells not in the table, and whether an answer is awaited {dirty}"
+                    f"cells not in the table, and whether an answer is awaited {dirty}, "
+                    f"due {[(due.key, due.kind.name, due.at) for due in shard._due.live.values()]}, "
+                    f"buckets behind {shard._due.oldest_change()}"
                 )
         return "; ".join(parts)
 
@@ -327,6 +331,8 @@ class World:
             self.fail(problem)
 
     def _problems_found(self) -> Iterator[str]:
+        self.ending.unsure, self.ending.steps = Running.unsure, Running.steps
+        yield from checks.steps(self.ending)
         yield from checks.effects(self.plan, self.ending)
         yield from checks.order(self.plan, self.ending)
         yield from checks.journals(self.server, self.pools.values())
