@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,3 +114,53 @@ async def test_a_move_goes_on_under_way_without_a_restart_of_either_pod(cluster:
             record = await mesh.call(recorder, Tell(), timeout=60)
     assert (record.count, record.wrong) == (value, [])
     assert [pod.process.poll() for pod in pods] == [None, None]
+
+
+@pytest.mark.row("RT-51", part="forced stop with a hanging handler; its message is handled elsewhere")
+async def test_a_forced_stop_does_not_wait_for_a_hanging_handler(cluster: Cluster, tmp_path: Path) -> None:
+    note = tmp_path / "naps"
+    pool = await cluster.pool(moveWaitSeconds=3600.0, drainSeconds=3600.0)
+    await pool.map("w-0")
+    first = pool.start("w-0")
+    await pool.owns("w-0", 0)
+    sleeper = AgentId("sleeper", "deep")
+
+    async def naps(count: int) -> bool:
+        return note.exists() and len(note.read_text().splitlines()) == count
+
+    async with cluster.client() as mesh:
+        await mesh.send(sleeper, Nap(1e6, str(note)))
+        await cluster.until(lambda: naps(1))
+        first.process.send_signal(signal.SIGINT)
+        assert await first.ended() == 0  # an orderly one would take an hour
+        assert (await pool.owner(0)).kind == Kind.FREE
+        await pool.map("w-1")
+        pool.start("w-1")
+        await pool.owns("w-1", 0)
+        await cluster.until(lambda: naps(2))
+
+
+@pytest.mark.row("RT-51", part="readiness and the state gauge follow")
+async def test_readiness_and_the_state_gauge_follow_the_pods_life(cluster: Cluster) -> None:
+    pool = await cluster.pool(moveWaitSeconds=3600.0, drainSeconds=3600.0)
+    await pool.map("w-0")
+    pod = pool.start("w-0")
+    member = await pool.owns("w-0", 0)
+    host, _, port = member.metrics.partition(":")
+
+    async def told(path: str) -> str:
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        text = (await reader.read()).decode()
+        writer.close()
+        return text
+
+    async def state(number: int) -> bool:
+        return f'starling_worker_state{{pool="{pool.name}"}} {number}.0' in await told("/metrics")
+
+    assert (await told("/readyz")).startswith("HTTP/1.1 200")
+    assert await state(1)
+    pod.stop()
+    await cluster.until(lambda: state(2))
+    await pool.map("w-1", draining=["w-0"])
+    assert await pod.ended() == 0

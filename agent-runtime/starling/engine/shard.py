@@ -40,6 +40,8 @@ from starling.ports.store import Signal, Store
 log = logging.getLogger(__name__)
 
 SHORT_TURN: Final = 1.0
+FORCED_GRACE: Final = 0.2
+"""Seconds that turns have to end, and frames to be delivered, when a pod ends at once."""
 
 
 class OwnedShard:
@@ -70,6 +72,7 @@ class OwnedShard:
         self._journal = journal
         self._fold = fold
         self._release = asyncio.Event()
+        self._at_once = False
         self.serving = asyncio.Event()
         """Set once turns may run."""
         self._overlay = Overlay()
@@ -263,26 +266,31 @@ class OwnedShard:
     def _heard_cancel(self, signal: Signal) -> None:
         self._turns.cancel_call(signal.data.decode(errors="replace"))
 
-    def release(self) -> None:
-        """Ask for the hand-off; `run` returns when it is done."""
+    def release(self, *, at_once: bool = False) -> None:
+        """Ask for the hand-off; `run` returns when it is done.
+
+        at_once: turns that run are cancelled nearly at once, they run again elsewhere; what is not delivered yet the
+        next owner delivers.
+        """
+        self._at_once = at_once
         self._release.set()
 
     async def _hand_off(self, intakes: list[asyncio.Task[None]], others: list[asyncio.Task[None]]) -> None:
         """Go on until turns are short, stop intake, let turns end, commit, deliver, and free the shard."""
         loop = asyncio.get_running_loop()
-        patience = loop.time() + self._settings.move_wait
+        patience = loop.time() + (0.0 if self._at_once else self._settings.move_wait)
         while self._turns.oldest_turn(loop.time()) > SHORT_TURN and loop.time() < patience:
             await asyncio.sleep(0.05)
         self._turns.stop()
         for job in intakes:
             job.cancel()
-        await self._turns.wait_idle(limits.TURN_END_GRACE)
+        await self._turns.wait_idle(FORCED_GRACE if self._at_once else limits.TURN_END_GRACE)
         await self._turns.cancel()
         commits = others[2]
         while self._turns.outcomes and not commits.done():
             self._committer.committed.clear()
             await self._committer.committed.wait()
-        end = loop.time() + limits.RELEASE_DELIVERY
+        end = loop.time() + (FORCED_GRACE if self._at_once else limits.RELEASE_DELIVERY)
         while self._outbox.frames and loop.time() < end:
             self._delivery.progress.clear()
             try:

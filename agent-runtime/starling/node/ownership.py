@@ -74,6 +74,8 @@ class Ownership:
         self._routes = routes
         self._calls = calls
         self._passivation = passivation
+        self.at_once = False
+        """Whether a release at the end gives turns hardly any time."""
         self.drain_seconds = drain_seconds
         self._slots = {ShardId(n): _Slot(ShardId(n)) for n in range(settings.shards)}
         self.map = ShardMap(0)
@@ -334,7 +336,7 @@ class Ownership:
             await asyncio.wait(tasks, timeout=0.2)
         for slot in self._slots.values():
             if slot.running is not None:
-                slot.running.release()
+                slot.running.release(at_once=self.at_once)
         if tasks := self._tasks():
             await asyncio.wait(tasks, timeout=self._settings.move_wait + 5)
 

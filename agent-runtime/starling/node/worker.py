@@ -128,8 +128,9 @@ class Worker:
         log.info("shard owned", extra={"shard": shard, "right": right.value})
 
     def stop(self, *, at_once: bool = False) -> None:
-        """Ask the worker to drain and end; at_once: without waiting for the map to move its shards."""
+        """Ask the worker to drain and end; at_once: without waiting for the map to move its shards, nor for turns."""
         if at_once:
+            self.ownership.at_once = True
             self.ownership.drain_seconds = 0.0
         self._stop.set()
 

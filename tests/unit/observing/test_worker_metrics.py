@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,3 +221,19 @@ def test_where_nothing_is_counted_nothing_is_told(tmp_path: Path) -> None:
     made = CollectorRegistry()
     made.register(Traffic(tmp_path))
     assert read(made) == {}
+
+
+@pytest.mark.row("CP-26", part="the scrape format parses: promtool")
+async def test_promtool_finds_nothing_wrong_with_a_scrape() -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool in PATH (Debian's package `prometheus` has it)")
+    authors = Instruments()
+    authors.timer("naps_seconds", "Naps.").record(0.2)
+    async with starling.testing.mesh(MetricPurse) as mesh:
+        await mesh.send(AgentId("metric_purse", "anna"), Coin(1))
+        await mesh.idle()
+        [pool] = mesh._pools
+        text = generate_latest(registry(pool.workers[0].collector, authors))
+    done = await asyncio.to_thread(subprocess.run, [promtool, "check", "metrics"], input=text, capture_output=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
