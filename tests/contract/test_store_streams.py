@@ -228,3 +228,16 @@ async def test_info_tells_the_limits_of_the_stream(world: World, store: Store) -
     assert info is not None
     assert (info.max_messages, info.max_bytes, info.max_messages_per_subject) == (7, 100_000, 3)
     assert (info.discard_new, info.duplicate_window, info.replicas) == (True, 9.0, 1)
+
+
+async def test_a_stream_may_begin_at_a_later_sequence_and_keeps_on_from_there(world: World, store: Store) -> None:
+    name, s = await world.stream(store, first_sequence=1000)
+    assert await put(store, f"{s}.a", b"1", expect=Expect(0)) == Stored(1000)
+    assert isinstance(await put(store, f"{s}.a", b"2", expect=Expect(0)), Refused)
+    for first_sequence in (1, 7):
+        limited = StreamSpec(
+            name=name, subjects=(f"{s}.>",), max_messages=100 + first_sequence, first_sequence=first_sequence
+        )
+        assert not await store.ensure_stream(limited)
+    assert await put(store, f"{s}.a", b"2", expect=Expect(1000)) == Stored(1001)
+    assert [message.sequence for message in await store.page(name, f"{s}.a", 1)] == [1000, 1001]

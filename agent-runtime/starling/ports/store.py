@@ -99,6 +99,8 @@ class StreamSpec:
     replicas: int = 1
     direct: bool = True
     metadata: tuple[tuple[str, str], ...] = ()
+    first_sequence: int = 1
+    """Of a stream that is made anew; nothing to one that is there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ class MemoryStream:
         self._context = context
         self._loop = asyncio.get_running_loop()
         self.contents = Contents()
+        self.contents.last_sequence = max(0, spec.first_sequence - 1)
         self.replicas = Replicas() if lagging else None
         self.readers: list[MemoryReader] = []
         self.deleted = False

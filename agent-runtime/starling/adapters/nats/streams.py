@@ -126,6 +126,9 @@ class Streams:
             if existing is None:
                 raise Unreachable(f"stream {name} came and went")
         config = existing["config"]
+        wanted = {field: value for field, value in wanted.items() if field != "first_seq"}
+        if "first_seq" in config:
+            wanted["first_seq"] = config["first_seq"]  # the server refuses to change it
         wanted = wanted | {"metadata": wanted["metadata"] | _metadata(config)}
         if not _differences(config, wanted):
             return False
@@ -158,6 +161,8 @@ def _config(spec: StreamSpec) -> dict[str, Any]:
         "allow_direct": spec.direct,
         "metadata": dict(spec.metadata),
     }
+    if spec.first_sequence > 1:
+        config["first_seq"] = spec.first_sequence
     if spec.marker_ttl is not None:
         config |= {
             "subject_delete_marker_ttl": _nanoseconds(spec.marker_ttl),
