@@ -10,12 +10,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from starling.cli import agents, archive, dead, doctor, drain, messages, status, tail
+from starling.cli import agents, archive, dead, doctor, drain, messages, repair, status, tail
 from starling.cli.common import run
 from starling.errors import MeshError, SpecError, Unreachable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Durable agents on NATS and Kubernetes.")
 app.add_typer(dead.app, name="dead")
+app.add_typer(repair.app, name="repair")
 messages.register(app)
 for command in (status.status, tail.tail, doctor.doctor, drain.drain, agents.agents):
     app.command()(command)

@@ -14,7 +14,7 @@ from typing import Final
 from starling.core import limits
 from starling.core.ids import ShardId
 from starling.core.names import PoolNames
-from starling.core.record import Cell, Kind, Record
+from starling.core.record import Cell, Kind, Record, Source
 from starling.core.replay import Replay
 from starling.engine.journal import Journal, last_record, replay, take
 from starling.errors import Fenced, JournalLost, OutcomeUnknown, TooLarge, Unreachable
@@ -35,16 +35,17 @@ async def amend(
     *,
     incarnation: str,
     who: str,
+    seen: Mapping[Source, int] | None = None,
     timeout: float = 20.0,
 ) -> None:
     """Commit cells over whatever the shard's owner has committed. who: names us in the journal.
 
     groups: cells by table key; a group is committed whole if it fits into one record. Cells without data are
-    destroyed. The shard's pause is about a second. Raises TooLarge before anything is changed, JournalLost, Fenced
+    destroyed. seen: numbers of frames that count as accepted from now on, for a mailbox that was made anew. The shard's pause is about a second. Raises TooLarge before anything is changed, JournalLost, Fenced
     and OutcomeUnknown when somebody took the shard before all was committed (do it again), Unreachable.
     """
-    records = _cut(groups)
-    if not records:
+    records = _cut(groups) or [{}]
+    if not groups and not seen:
         return
     try:
         async with asyncio.timeout(timeout):
@@ -54,8 +55,8 @@ async def amend(
     await store.signal(names.taken(shard), str(journal.last).encode())
     fold = await replay(store, names, shard, own=journal.last, incarnation=incarnation)
     for cells in records:
-        await journal.append(_record(Kind.COMMIT, journal, taken, fold, cells, owner=taken.owner))
-    await journal.append(_record(Kind.FREE, journal, taken, fold, {}, owner=""))
+        await journal.append(_record(Kind.COMMIT, journal, taken, fold, cells, owner=taken.owner, seen=seen or {}))
+    await journal.append(_record(Kind.FREE, journal, taken, fold, {}, owner="", seen={}))
     await store.signal(names.free(shard), str(journal.last).encode())
     log.info("shard amended", extra={"shard": shard, "epoch": taken.epoch, "cells": sum(map(len, records))})
 
@@ -73,7 +74,14 @@ async def _take(store: Store, names: PoolNames, shard: ShardId, who: str) -> tup
 
 
 def _record(
-    kind: Kind, journal: Journal, taken: Record, fold: Replay, cells: Mapping[str, Cell], *, owner: str
+    kind: Kind,
+    journal: Journal,
+    taken: Record,
+    fold: Replay,
+    cells: Mapping[str, Cell],
+    *,
+    owner: str,
+    seen: Mapping[Source, int],
 ) -> Record:
     """A record that changes the cells and leaves all else as it was; the last replies are sent again by who takes."""
     return Record(
@@ -85,6 +93,7 @@ def _record(
         snapshot=fold.snapshot,
         floors=fold.floors,
         done=fold.done,
+        seen=seen,
         replies=fold.replies,
         cells=cells,
         owed=kind is Kind.FREE and bool(fold.frames),

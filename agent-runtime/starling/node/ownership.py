@@ -163,6 +163,7 @@ class Ownership:
         if slot is None:
             return
         slot.last = None
+        slot.lost, slot.stopped = "", False  # somebody may have repaired it
         running = slot.running
         if running is not None and slot.task is not None and _sequence(signal.data) > running.journal_last:
             self._replaced(slot)

@@ -1,0 +1,86 @@
+"""`starling repair`: a shard whose journal is gone, an agent whose state does not load."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from starling.admin.repair import Repair, Waiting, carry_out, plan_repair
+from starling.cli.common import (
+    LOCAL_MESH,
+    LOCAL_NATS,
+    AsJson,
+    MeshName,
+    Nats,
+    connected,
+    one_shard,
+    routes_of,
+    run,
+    say,
+    show_json,
+)
+from starling.errors import SpecError
+
+app = typer.Typer(no_args_is_help=True, help="Repair what a person has to decide about.")
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@app.command("shard")
+def shard(
+    where: Annotated[str, typer.Argument(metavar="POOL/SHARD", help="As `starling doctor` names it.")],
+    waiting: Annotated[
+        Waiting,
+        typer.Option("--waiting", help="handle: messages in the mailbox, some perhaps twice; skip: none of them."),
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be written.")] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    nats: Nats = LOCAL_NATS,
+    mesh: MeshName = LOCAL_MESH,
+) -> None:
+    """Make the journal of a shard anew, when it is gone or is another one.
+
+    States come from the table. What was committed in the last second before the loss, and frames that were not
+    delivered yet, are lost with the journal.
+    """
+
+    async def work() -> None:
+        async with connected(nats) as store:
+            route, number = await one_shard(store, mesh, where)
+            repair = await plan_repair(store, mesh, await routes_of(store, mesh), route, number, waiting=waiting)
+            if not as_json:
+                _print(repair)
+            if not dry_run:
+                if not yes and not typer.confirm(f"Make the journal of {where} anew?", err=True):
+                    raise SpecError("--yes", "not confirmed; nothing was changed")
+                await carry_out(store, mesh, route, repair)
+        if as_json:
+            show_json({"repaired": not dry_run} | _repair_json(repair))
+        elif not dry_run:
+            say(f"{where} is free; its pod takes it")
+
+    run(work())
+
+
+def _print(repair: Repair) -> None:
+    say(f"{repair.pool}/{repair.shard}: {repair.problem}")
+    if repair.journal_is_whole:
+        say("its journal is whole and goes on; what was in the mailbox and not handled is lost")
+    else:
+        say(f"the journal begins at {repair.first_sequence}, after epoch {repair.epoch}")
+    what = "are handled, some perhaps for the second time" if repair.waiting is Waiting.HANDLE else "are skipped"
+    say(f"{repair.mailbox_messages} frames in the mailbox {what}")
+    say(f"{len(repair.seen)} senders and {len(repair.counters)} targets go on where they were")
+    for warning in repair.warnings:
+        say(f"warning: {warning}")
+
+
+def _repair_json(repair: Repair) -> dict[str, Any]:
+    told = asdict(repair)
+    told["floors"] = {str(inlet): floor for inlet, floor in repair.floors.items()}
+    told["seen"] = [[source.shard, source.lane, number] for source, number in repair.seen.items()]
+    told["counters"] = [[*target, number] for target, number in repair.counters.items()]
+    return told
