@@ -41,8 +41,9 @@ async def amend(
     """Commit cells over whatever the shard's owner has committed. who: names us in the journal.
 
     groups: cells by table key; a group is committed whole if it fits into one record. Cells without data are
-    destroyed. seen: numbers of frames that count as accepted from now on, for a mailbox that was made anew. The shard's pause is about a second. Raises TooLarge before anything is changed, JournalLost, Fenced
-    and OutcomeUnknown when somebody took the shard before all was committed (do it again), Unreachable.
+    destroyed. seen: numbers of frames that count as accepted from now on, for a mailbox that was made anew.
+    The shard's pause is about a second. Raises TooLarge before anything is changed, JournalLost, Fenced and
+    OutcomeUnknown when somebody took the shard before all was committed (do it again), Unreachable.
     """
     records = _cut(groups) or [{}]
     if not groups and not seen:
