@@ -17,7 +17,7 @@ from starling.core.names import PoolNames
 from starling.core.record import Cell, Kind, Record, Source
 from starling.core.replay import Replay
 from starling.engine.journal import Journal, last_record, replay, take
-from starling.errors import Fenced, JournalLost, OutcomeUnknown, TooLarge, Unreachable
+from starling.errors import RetryLater, TooLarge, Unreachable
 from starling.ports.store import Store
 
 log = logging.getLogger(__name__)
@@ -68,9 +68,7 @@ async def _take(store: Store, names: PoolNames, shard: ShardId, who: str) -> tup
         over = await last_record(store, names, shard)
         try:
             return await take(store, names, shard, owner=who, map_rev=over[1].map_rev, over=over)
-        except JournalLost:
-            raise
-        except (Fenced, OutcomeUnknown, Unreachable):
+        except RetryLater:
             await asyncio.sleep(_PAUSE)
 
 
