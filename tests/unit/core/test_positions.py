@@ -183,7 +183,7 @@ def accepted(log: Sequence[Stored]) -> list[Stored]:
     for frame in log:
         if frame.source is None:
             counting.append(frame)
-        elif accepts(seen, frame.source, frame.previous):
+        elif seen.get(frame.source, 0) == frame.previous:
             seen[frame.source] = frame.number
             counting.append(frame)
     return counting
