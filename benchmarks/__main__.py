@@ -56,7 +56,7 @@ def main() -> int:
     given.json.parent.mkdir(parents=True, exist_ok=True)
     given.json.write_text(json.dumps(result, indent=1) + "\n")
     if given.page:
-        page.write(given.json, page.PAGE)
+        page.write(given.json, page.PAGE, Path("build/faults.json"))
     failed = [case for case in bench.cases if case.error]
     missed = [outcome for case in bench.cases for outcome in case.outcomes if not outcome.ok]
     for outcome in missed:

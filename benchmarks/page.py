@@ -1,4 +1,4 @@
-"""`python -m benchmarks.page`: writes docs/benchmarks.md from the JSON of a run."""
+"""`python -m benchmarks.page`: writes docs/benchmarks.md from the JSON of a run, and of a run of the faults."""
 
 from __future__ import annotations
 
@@ -48,9 +48,10 @@ them leaves out is in its label, and its program is in `benchmarks/peers/`, with
 """
 
 
-def page(run: Mapping[str, Any]) -> str:
-    """Return the page for a run."""
-    return "\n".join([INTRODUCTION, *_environment(run), *_targets(run), *_cases(run)]) + "\n"
+def page(run: Mapping[str, Any], faults: Mapping[str, Any] | None = None) -> str:
+    """Return the page for a run. faults: what the fault suite wrote, None to leave it out."""
+    parts = [INTRODUCTION, *_environment(run), *_targets(run), *_cases(run)]
+    return "\n".join([*parts, *(_faults(faults) if faults else ())]) + "\n"
 
 
 def _environment(run: Mapping[str, Any]) -> Iterator[str]:
@@ -106,6 +107,26 @@ def _cases(run: Mapping[str, Any]) -> Iterator[str]:
             yield f"| {label} | {' | '.join(cells)} |"
 
 
+def _faults(run: Mapping[str, Any]) -> Iterator[str]:
+    env, rows = run["environment"], run["rows"]
+    good = sum(row["ok"] for row in rows)
+    yield ""
+    yield "## Faults"
+    yield ""
+    yield "Real servers, processes and signals, under a steady load of numbered messages over two hops whose every effect"
+    yield "is counted (`make faults`, `benchmarks/faults/`). Recovery: from the fault to an answer of every shard."
+    yield ""
+    yield f"{env['date']}, commit {env['commit']}: {good} of {len(rows)} rows good."
+    yield ""
+    yield "| fault | messages | lost | doubled | out of order | recovery, s | |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    for row in rows:
+        recovery = "" if row["recovery_seconds"] is None else f"{row['recovery_seconds']:.2f}"
+        counts = " | ".join(str(row[name]) for name in ("accepted", "lost", "doubled", "out_of_order"))
+        end = "good" if row["ok"] else f"**failed**: {'; '.join(row['failures'])}".replace("|", "/")
+        yield f"| {row['name']} | {counts} | {recovery} | {end} |"
+
+
 def _spread(figure: Mapping[str, float], scale: float) -> str:
     median, low, high = (_short(figure[name] * scale) for name in ("median", "low", "high"))
     return median if low == high else f"{median} ({low} to {high})"
@@ -120,15 +141,17 @@ def _short(value: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="of a run")
+    parser.add_argument("--faults", type=Path, default=Path("build/faults.json"), help="of a run of the faults")
     parser.add_argument("--page", type=Path, default=PAGE, help="file to write")
     given = parser.parse_args()
-    write(given.json, given.page)
+    write(given.json, given.page, given.faults)
 
 
-def write(run: Path, target: Path) -> None:
-    """Write the page of a run's JSON file."""
+def write(run: Path, target: Path, faults: Path | None = None) -> None:
+    """Write the page of a run's JSON file. faults: the file of the fault suite, if it is there."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page(json.loads(run.read_text())))
+    disturbed = json.loads(faults.read_text()) if faults is not None and faults.exists() else None
+    target.write_text(page(json.loads(run.read_text()), disturbed))
 
 
 if __name__ == "__main__":

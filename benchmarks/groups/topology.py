@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 
+from starling.core.ids import AgentId
+
+from benchmarks.agents import Wait
 from benchmarks.bench import Bench, Target, loading
 from benchmarks.figures import Sample, latencies
-from benchmarks.probes import Probe
+from benchmarks.probes import Probe, key_in
+from benchmarks.stage import Stage
 
 R1, R3 = "one server", "three servers, three replicas"
-MOVES = "moves"
+MOVES = "the shard that moves"
+STAYS = "a shard that stays, meanwhile"
+LONG_TURN = 5.0
 
 
 async def workers(bench: Bench) -> None:
@@ -57,27 +63,41 @@ async def replicas(bench: Bench) -> None:
 async def moves(bench: Bench) -> None:
     """Shards moved one by one while every shard is called all the time, beside 500 messages a second."""
     count = bench.size(100, 8)
+    pauses, usual = await _moved(bench, count, long_turn=False)
+    bench.note(
+        f"Pause of a shard that is moved under load, {count} moves: slowest call around each",
+        {MOVES: [latencies(pauses)], STAYS: [latencies(usual)]},
+        [Target("p99 of the pause, in microseconds", MOVES, "p99_us", 100_000, at_least=False)],
+    )
+    count = bench.size(16, 2)
+    pauses, usual = await _moved(bench, count, long_turn=True)
+    bench.note(
+        f"The same while an agent of the shard is in a turn of {LONG_TURN:.0f} seconds, {count} moves: the others",
+        {MOVES: [latencies(pauses)], STAYS: [latencies(usual)]},
+        [Target("p99 of the others' pause, in microseconds", MOVES, "p99_us", 100_000, at_least=False)],
+    )
+
+
+async def _moved(bench: Bench, count: int, *, long_turn: bool) -> tuple[list[float], list[float]]:
+    """Move so many shards; return the slowest call of each moved shard, and of one that stayed meanwhile."""
+    pauses: list[float] = []
+    usual: list[float] = []
     async with bench.mesh() as mesh, mesh.client() as client:
-        load = asyncio.create_task(mesh.load("paced", per_second=500, seconds=count * 0.35 + 2))
-        probes = {shard: Probe(client, shard, mesh.options.shards, pause=0.01) for shard in range(mesh.options.shards)}
+        load = asyncio.create_task(mesh.load("paced", per_second=500, seconds=600))
+        shards = mesh.options.shards
+        probes = {shard: Probe(client, shard, shards, pause=0.01) for shard in range(shards)}
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(probe.run()) for probe in probes.values()]
             await asyncio.sleep(1.0)  # the probes' agents are active, the load is on
-            pauses: list[float] = []
-            usual: list[float] = []
             for number in range(count):
-                shard = number % mesh.options.shards
-                moved, still = probes[shard], probes[(shard + 7) % mesh.options.shards]
+                shard = number % shards
+                if long_turn:
+                    target = AgentId("checker", key_in(shard, shards, "checker", prefix="long"))
+                    running.append(tasks.create_task(client.call(target, Wait(LONG_TURN), timeout=60.0)))
+                    await asyncio.sleep(1.5)  # older than what a hand-off waits for with the door closed (1 s)
+                moved, still = probes[shard], probes[(shard + 7) % shards]
                 moved.longest = still.longest = 0.0
-                owner = mesh.owners()[shard]
-                target = next(pod for pod in mesh.names() if pod != owner)
-                await mesh.move(shard, target)
-                async with asyncio.timeout(30):
-                    while mesh.owners().get(shard) != target:
-                        await asyncio.sleep(0.01)
-                    seen = moved.answers
-                    while moved.answers < seen + 2:
-                        await asyncio.sleep(0.005)
+                await _move(mesh, shard, moved)
                 pauses.append(moved.longest)
                 usual.append(still.longest)
                 await asyncio.sleep(0.1)
@@ -85,8 +105,17 @@ async def moves(bench: Bench) -> None:
                 task.cancel()
         load.cancel()
         await asyncio.gather(load, return_exceptions=True)
-    bench.note(
-        f"Pause of a shard that is moved under load, {count} moves: slowest call around each",
-        {MOVES: [latencies(pauses)], "a shard that stays, meanwhile": [latencies(usual)]},
-        [Target("p99 of the pause, in microseconds", MOVES, "p99_us", 100_000, at_least=False)],
-    )
+    return pauses, usual
+
+
+async def _move(mesh: Stage, shard: int, probe: Probe) -> None:
+    """Move a shard to the other pod; returns after two further answers of it."""
+    owner = mesh.owners()[shard]
+    target = next(pod for pod in mesh.names() if pod != owner)
+    await mesh.move(shard, target)
+    async with asyncio.timeout(60):
+        while mesh.owners().get(shard) != target:
+            await asyncio.sleep(0.01)
+        seen = probe.answers
+        while probe.answers < seen + 2:
+            await asyncio.sleep(0.005)

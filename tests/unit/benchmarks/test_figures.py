@@ -110,6 +110,20 @@ def test_the_page_is_written_from_the_file_of_a_run(tmp_path: Path) -> None:
     assert target.read_text() == page(RUN)
 
 
+def test_the_page_shows_every_fault_with_its_counts_and_recovery() -> None:
+    counts = {"accepted": 100, "lost": 0, "doubled": 0, "out_of_order": 0}
+    rows = [
+        {"name": "server-killed", **counts, "recovery_seconds": 2.5, "ok": True, "failures": []},
+        {"name": "poison", **counts, "lost": 1, "recovery_seconds": None, "ok": False, "failures": ["a reason"]},
+    ]
+
+    text = page(RUN, {"environment": RUN["environment"], "rows": rows})
+
+    assert "1 of 2 rows good" in text
+    assert "| server-killed | 100 | 0 | 0 | 0 | 2.50 | good |" in text
+    assert "| poison | 100 | 1 | 0 | 0 |  | **failed**: a reason |" in text
+
+
 PEERS = Path(__file__).parents[3] / "benchmarks" / "peers"
 
 
