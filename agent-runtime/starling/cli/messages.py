@@ -1,4 +1,4 @@
-"""`starling send`, `call`, `publish`: messages from the command line."""
+"""`starling send`, `call`, `query`, `publish`: messages from the command line."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(send)
     app.command()(call)
+    app.command()(query)
     app.command()(publish)
 
 
@@ -75,6 +76,26 @@ def call(
     async def work() -> None:
         async with connect(nats, mesh=mesh, name="starling call") as client:
             answer_type, answer = await client.call_raw(target, name, body, timeout=timeout, headers=headers)
+        show_answer(as_json, target, answer_type, answer)
+
+    run(work())
+
+
+def query(
+    agent: Agent,
+    message: Message,
+    header: Headers = None,
+    as_json: AsJson = False,
+    nats: Nats = LOCAL_NATS,
+    mesh: MeshName = LOCAL_MESH,
+    timeout: Timeout = 5.0,
+) -> None:
+    """Ask a `@query` handler: nothing is stored or changed, and the answer says what was committed lately."""
+    target, (name, body), headers = agent_of(agent), message_of(message), _headers(header)
+
+    async def work() -> None:
+        async with connect(nats, mesh=mesh, name="starling query") as client:
+            answer_type, answer = await client.query_raw(target, name, body, timeout=timeout, headers=headers)
         show_answer(as_json, target, answer_type, answer)
 
     run(work())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import msgpack
 import typer
 
 from starling.admin.repair import Repair, Waiting, carry_out, plan_repair
@@ -14,13 +16,18 @@ from starling.cli.common import (
     AsJson,
     MeshName,
     Nats,
+    Timeout,
+    agent_of,
     connected,
     one_shard,
     routes_of,
     run,
     say,
+    show,
     show_json,
 )
+from starling.client import connect
+from starling.engine.repairs import REPAIR
 from starling.errors import SpecError
 
 app = typer.Typer(no_args_is_help=True, help="Repair what a person has to decide about.")
@@ -63,6 +70,51 @@ def shard(
             say(f"{where} is free; its pod takes it")
 
     run(work())
+
+
+@app.command("agent")
+def agent(
+    name: Annotated[str, typer.Argument(metavar="TYPE/KEY", help="The agent.")],
+    state: Annotated[str | None, typer.Option("--state", help="The state it gets, as JSON.")] = None,
+    version: Annotated[
+        int | None, typer.Option("--state-version", min=1, help="Of that state; default what the code has.")
+    ] = None,
+    cell: Annotated[str | None, typer.Option("--cell", help="A named cell instead of the state.")] = None,
+    destroy: Annotated[bool, typer.Option("--destroy", help="Remove its cells and due records instead.")] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+    nats: Nats = LOCAL_NATS,
+    mesh: MeshName = LOCAL_MESH,
+    timeout: Timeout = 10.0,
+) -> None:
+    """Mend an agent that is parked because its state does not load; then its dead letters can be replayed."""
+    target = agent_of(name)
+    if (state is None) == (not destroy):
+        raise SpecError("--state", "give the state as JSON, or --destroy")
+    wanted: dict[str, Any] = {"destroy": True}
+    if state is not None:
+        wanted = {"data": _json_bytes(state)}
+        wanted |= {} if version is None else {"version": version}
+        wanted |= {} if cell is None else {"cell": cell}
+
+    async def work() -> None:
+        question = f"Destroy {target} for good?" if destroy else f"Give {target} this state?"
+        if not yes and not typer.confirm(question, err=True):
+            raise SpecError("--yes", "not confirmed; nothing was changed")
+        async with connect(nats, mesh=mesh, name="starling repair") as client:
+            await client.query_raw(target, REPAIR, msgpack.packb(wanted), timeout=timeout)
+        help_text = f"starling dead replay --all --agent {target}"
+        show(as_json, {"agent": str(target), "destroyed": destroy}, f"{target} takes messages again; now: {help_text}")
+
+    run(work())
+
+
+def _json_bytes(text: str) -> bytes:
+    try:
+        json.loads(text)
+    except ValueError as error:
+        raise SpecError("--state", f"is no JSON: {error}") from error
+    return text.encode()
 
 
 def _print(repair: Repair) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from starling import Agent, Context, Mesh, event, message, rpc
+from starling import Agent, Context, Mesh, event, message, query, rpc
 from starling.adapters.nats import EmbeddedServer, NatsStore, connect
 from starling.agent import AgentDefinition, definition
 from starling.cli import main
@@ -95,6 +95,10 @@ class Account(Agent[AccountState], type="account"):
     @rpc
     async def ask(self, message: Ask) -> Balance:
         """Say what is there."""
+        return Balance(self.state.amount, self.state.payments)
+
+    @query
+    async def peek(self, message: Ask) -> Balance:
         return Balance(self.state.amount, self.state.payments)
 
 

@@ -6,6 +6,8 @@ import asyncio
 import sys
 
 import pytest
+from starling import AgentId
+from starling.core.names import PoolNames
 
 from .conftest import RunningMesh, run_starling
 
@@ -21,6 +23,24 @@ async def test_what_is_sent_and_published_is_there_when_the_agent_is_called(acco
     assert called.out == '{"amount":12,"payments":2}\n'
     told = (await account_mesh.starling("call", "account/anna", "cli.Ask", "--json")).json
     assert told == {"agent": "account/anna", "type": "cli.Balance", "answer": {"amount": 12, "payments": 2}}
+
+
+@pytest.mark.row("CP-39", part="query")
+async def test_a_query_is_answered_and_nothing_is_stored(account_mesh: RunningMesh, names: PoolNames) -> None:
+    await account_mesh.starling("send", "account/anna", 'cli.Paid {"amount": 5}')
+    await account_mesh.idle()
+    target = account_mesh.client._routes.current.target(AgentId("account", "anna"))
+    before = await account_mesh.store.stream_info(names.mailbox(target.shard))
+    assert (await account_mesh.starling("query", "account/anna", "cli.Ask")).out == '{"amount":5,"payments":1}\n'
+    told = (await account_mesh.starling("query", "account/anna", "cli.Ask", "--json")).json
+    assert told == {"agent": "account/anna", "type": "cli.Balance", "answer": {"amount": 5, "payments": 1}}
+    after = await account_mesh.store.stream_info(names.mailbox(target.shard))
+    assert before is not None
+    assert after is not None
+    assert after.last_sequence == before.last_sequence
+    refused = await account_mesh.starling("query", "account/anna", "cli.Spoilt")
+    assert refused.code == 1
+    assert refused.err.count("\n") == 1
 
 
 async def test_the_same_id_twice_counts_once_and_the_answer_says_so(account_mesh: RunningMesh) -> None:

@@ -9,8 +9,10 @@ from starling import Agent, AgentId, Context, event, message, rpc
 from starling.adapters.nats import EmbeddedServer
 from starling.core.ids import PodName, ShardId
 from starling.core.membership import ShardMap
-from starling.core.names import PoolNames, bucket_stream, bucket_subject
+from starling.core.names import PoolNames, bucket_stream, bucket_subject, cell_key
 from starling.core.overlay import TableValue
+from starling.core.record import Cell
+from starling.engine.amend import amend
 from starling.engine.shard import OwnedShard
 from starling.provision import read_map, write_map
 
@@ -176,3 +178,53 @@ async def test_the_new_journal_is_ahead_of_every_version_in_the_table(nats_serve
         await _written_behind(mesh, names)
         balance = await mesh.client.call(AgentId("account", "anna"), Ask(), timeout=BOUND)
         assert balance.amount == 4
+
+
+@pytest.mark.row("RT-39", part="the repair command brings it back")
+@pytest.mark.row("CP-39", part="repair agent")
+@pytest.mark.parametrize("how", ["state", "destroy"])
+async def test_an_agent_whose_state_does_not_load_is_brought_back(nats_server: EmbeddedServer, how: str) -> None:
+    async with running_mesh(nats_server, Account, shards=1) as mesh:
+        names = PoolNames(mesh.name, mesh.pool)
+        anna = AgentId("account", "anna")
+        spoilt = {cell_key(ShardId(0), anna, "state"): Cell(1, b'{"amount": "much"}')}
+        await amend(mesh.store, names, ShardId(0), [spoilt], incarnation=mesh.incarnation, who="test/1")
+        await mesh.served()
+        await mesh.client.send(anna, Paid(2))
+
+        async def is_dead() -> bool:
+            return bool((await mesh.starling("tail", "dead", "accounts")).out)
+
+        await until(is_dead)
+        (letter,) = (await mesh.starling("dead", "list", "--agent", "account/anna", "--json")).json["letters"]
+        assert letter["reason"] == "StateUnreadable"
+        wrong = await mesh.starling("repair", "agent", "account/anna", "--state", '{"amount": "more"}', "--yes")
+        assert wrong.code == 1
+        assert "amount" in wrong.err
+        options = ("--state", '{"amount":40,"payments":4}') if how == "state" else ("--destroy",)
+        ran = await mesh.starling("repair", "agent", "account/anna", *options, "--yes")
+        assert (ran.code, ran.err) == (0, "")
+        assert (await mesh.starling("dead", "replay", "--all", "--agent", "account/anna")).code == 0
+        await mesh.idle()
+        balance = await mesh.client.call(anna, Ask(), timeout=BOUND)
+        assert (balance.amount, balance.payments) == ((42, 5) if how == "state" else (2, 1))
+        again = await mesh.starling("repair", "agent", "account/anna", "--destroy", "--yes")
+        assert again.code != 0
+        assert "is not parked" in again.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("account/anna",), "--state: give the state as JSON, or --destroy"),
+        (("account/anna", "--state", "{}", "--destroy"), "--state: give the state as JSON, or --destroy"),
+        (("account/anna", "--state", "{"), "--state: is no JSON"),
+        (("anna", "--destroy"), "agent: 'anna' is not of the form type/key"),
+    ],
+)
+async def test_a_repair_without_a_clear_wish_is_refused(
+    account_mesh: RunningMesh, arguments: tuple[str, ...], line: str
+) -> None:
+    ran = await account_mesh.starling("repair", "agent", *arguments, "--yes")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith(f"starling: {line}")
