@@ -184,6 +184,7 @@ class AgentDefinition:
         idle: float | None = None,
         max_active: int | None = None,
         factory: Callable[[], Any] | None = None,
+        agent_type: str | None = None,
     ) -> AgentDefinition:
         """Return the definition with a pool's own options; the class keeps its own. Raises SpecError."""
         given: dict[str, Any] = {"durability": durability, "idle": idle, "max_active": max_active}
@@ -194,6 +195,9 @@ class AgentDefinition:
         if made.cells and made.options.durability == "none":
             raise SpecError(f"{self.type}.durability", "is 'none', and cells have to be recorded; leave one out")
         made.factory = factory if factory is not None else self.factory
+        if agent_type is not None:
+            check_agent_type(agent_type)
+            made.type = agent_type
         return made
 
     @property

@@ -107,49 +107,49 @@ class LocalRuntime:
 
     # -- what runs here
 
-    def register(self, cls: type[A], *, factory: Callable[[], Any] | None = None) -> None:
-        """Let agents of this class run here.
+    def register(
+        self,
+        cls: type[A],
+        *,
+        factory: Callable[[], Any] | None = None,
+        type: str | None = None,  # noqa: A002 - the field's own word
+    ) -> None:
+        """Let agents of this class run here; type: another name than the class has.
 
         factory: makes an instance, or is awaited for it; it finds the agent's id in `being_made` and this runtime in
         `current_runtime`. What it raises reaches the caller as AgentConstructionError. Raises SpecError.
         """
         self._not_started()
-        made = definition(cls)
+        made = definition(cls).with_options(factory=factory and self._within(factory), agent_type=type)
         if made.type in self._agents:
-            raise SpecError(
-                "agent", f"type {made.type!r} is registered already, as {self._agents[made.type].cls.__qualname__}"
-            )
-        self._agents[made.type] = made if factory is None else made.with_options(factory=self._within(factory))
+            raise _taken(self._agents[made.type])
+        self._agents[made.type] = made
 
-    def register_instance(self, agent: Agent[Any], key: str) -> AgentId:
-        """Let this object be the agent `key` of its class, and return its id.
+    def register_instance(self, agent: Agent[Any], key: str, *, type: str | None = None) -> AgentId:  # noqa: A002
+        """Let this object be the agent `key` of its class, and return its id; type: another name than the class has.
 
         Its `state` is set when it becomes active and after a failed turn; what else it holds stays as it is. Other
-        keys of the class have no agent then. Only here: pods make their own instances. Raises SpecError.
+        keys of the type have no agent then. Only here: pods make their own instances. Raises SpecError.
         """
         self._not_started()
-        made = definition(type(agent))
+        factory = self._within(self._instance)
+        made = definition(agent.__class__).with_options(factory=factory, agent_type=type)
         agent_id = AgentId(made.type, key)
         first = self._bound.get(agent_id)
         if first is not None:
-            raise SpecError(
-                "agent", f"{agent_id} is bound already, to {_named(first)}; so it cannot be {_named(agent)}"
-            )
+            raise SpecError("agent", f"{agent_id} is bound already, to {_named(first)}; it cannot be {_named(agent)}")
         known = self._agents.get(made.type)
-        if known is not None and known.cls is not type(agent):
-            raise SpecError("agent", f"type {made.type!r} is registered already, as {known.cls.__qualname__}")
         if known is not None and not any(bound.type == made.type for bound in self._bound):
-            raise SpecError(
-                "agent", f"type {made.type!r} is registered already, with its class; bind its instances first"
-            )
+            raise _taken(known)
         self._bound[agent_id] = agent
-        self._agents[made.type] = made.with_options(factory=self._within(self._instance))
+        self._agents[made.type] = made
         return agent_id
 
-    def subscribe(self, topic: str, cls: type[Agent[Any]]) -> None:
-        """Let agents of this class hear a topic type; the key is the topic's source. Raises SpecError."""
+    def subscribe(self, topic: str, agent: type[Agent[Any]] | str) -> None:
+        """Let agents of a class, or of a type, hear a topic type; the key is the topic's source. Raises SpecError."""
         self._not_started()
-        self._subscriptions.append(SubscriptionRoute(topic, definition(cls).type))
+        agent_type = agent if isinstance(agent, str) else definition(agent).type
+        self._subscriptions.append(SubscriptionRoute(topic, agent_type))
 
     def _instance(self) -> Agent[Any]:
         agent_id = being_made.get()
