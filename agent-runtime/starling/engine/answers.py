@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import types
 from collections import deque
+from collections.abc import Awaitable, Coroutine, Generator
+from typing import Any
 
 from starling.errors import Unreachable
 from starling.ports.store import Store
 
 
 class Answers:
-    """Sends core messages in the order in which they were put. Lost ones are nobody's loss: the asker has a timeout."""
+    """Sends core messages in the order in which they were put. Lost ones are nobody's loss: the asker has a timeout.
+
+    A message that the connection takes at once, as it nearly always does, needs no task and no turn of the loop.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: deque[tuple[str, bytes]] = deque()
+        self._waiting: deque[Awaitable[None]] = deque()
         self._any = asyncio.Event()
 
     def put(self, subject: str, body: bytes) -> None:
-        """Send soon."""
-        self._waiting.append((subject, body))
+        """Send at once, or as soon as what was put before is sent."""
+        sending = self._store.signal(subject, body)
+        if not self._waiting:
+            try:
+                waits_for = sending.send(None)
+            except (StopIteration, Unreachable):
+                return
+            sending = _go_on(sending, waits_for)
+        self._waiting.append(sending)
         self._any.set()
 
     async def run(self) -> None:
-        """Send until cancelled."""
+        """Send what has to wait, until cancelled."""
         while True:
             await self._any.wait()
             self._any.clear()
@@ -32,8 +45,24 @@ class Answers:
     async def flush(self) -> None:
         """Send what waits."""
         while self._waiting:
-            subject, body = self._waiting.popleft()
             try:
-                await self._store.signal(subject, body)
+                await self._waiting[0]
             except Unreachable:
-                self._waiting.clear()  # by the time of the next connection nobody waits for them
+                pass  # by the time of the next connection nobody waits for it
+            finally:
+                self._waiting.popleft()
+
+
+@types.coroutine
+def _go_on(sending: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
+    """Finish a coroutine that was started without a task and has come to wait for something."""
+    while True:
+        thrown: BaseException | None = None
+        try:
+            yield waits_for
+        except BaseException as error:
+            thrown = error
+        try:
+            waits_for = sending.send(None) if thrown is None else sending.throw(thrown)
+        except StopIteration:
+            return

@@ -17,6 +17,8 @@ from starling.ports.store import Store
 
 _PAUSE: Final = 0.02
 _PAUSE_CAP: Final = 0.5
+_TICK: Final = 0.02
+"""A timer may fire this much early, by the clock's resolution."""
 
 
 class QueryClient:
@@ -72,7 +74,13 @@ class QueryClient:
         end = loop.time() + seconds
         pause = _PAUSE
         while True:
-            reply = await self._ask(subject, packed, end - loop.time())
+            try:
+                answer = await self._store.ask(subject, packed, end - loop.time())
+            except Unreachable:
+                if loop.time() < end - _TICK:
+                    raise  # the connection is away, not the owner
+                raise CallTimeout(f"{target} did not answer {type_name} within {seconds:.3g} s") from None
+            reply = None if answer is None else Reply.unpack(answer)
             if reply is not None and reply.error not in AGAIN and reply.epoch >= self._epochs.get(key, 0):
                 self._epochs[key] = reply.epoch
                 reply.raise_error()
@@ -82,12 +90,3 @@ class QueryClient:
                 raise Unreachable(f"shard {shard} of {pool.pool} has {why} to answer for {target} in {seconds:.3g} s")
             await asyncio.sleep(pause)
             pause = min(pause * 2, _PAUSE_CAP)
-
-    async def _ask(self, subject: str, packed: bytes, timeout: float) -> Reply | None:
-        """Return the owner's answer; None when nobody listens."""
-        try:
-            async with asyncio.timeout(max(0.0, timeout)):
-                answer = await self._store.ask(subject, packed, timeout + limits.STORE_TIMEOUT)
-        except TimeoutError:
-            raise CallTimeout(f"no answer on {subject} within {timeout:.3g} s") from None
-        return None if answer is None else Reply.unpack(answer)

@@ -83,16 +83,19 @@ class Requests:
     async def _ask(self, subject: str, data: bytes, batch: list[Msg] | None, timeout: float) -> Msg:
         self._number += 1
         token = str(self._number)
-        waiting = _Waiting(asyncio.get_running_loop().create_future(), batch)
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(loop.create_future(), batch)
         self._waiting[token] = waiting
+        ended = waiting.ended
+        late = loop.call_later(timeout, _give_up, ended, subject, timeout)  # a tenth of what asyncio.timeout costs
         try:
-            async with asyncio.timeout(timeout):
-                await self._connection.send(subject, data, self._inbox + token)
-                return await waiting.ended
-        except TimeoutError as error:
-            raise Unreachable(f"no answer on {subject} within {timeout:g} s") from error
+            await self._connection.send(subject, data, self._inbox + token)
+            return await ended
         finally:
+            late.cancel()
             self._waiting.pop(token, None)
+            if ended.done() and not ended.cancelled():
+                ended.exception()  # it is known, even if sending failed first
 
     async def _heard(self, message: Msg) -> None:
         waiting = self._waiting.get(message.subject[len(self._inbox) :])
@@ -108,3 +111,8 @@ class Requests:
         for one in waiting.values():
             if not one.ended.done():
                 one.ended.set_exception(Unreachable("the connection to NATS was cut"))
+
+
+def _give_up(ended: asyncio.Future[Msg], subject: str, timeout: float) -> None:
+    if not ended.done():
+        ended.set_exception(Unreachable(f"no answer on {subject} within {timeout:g} s"))
