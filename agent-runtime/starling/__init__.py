@@ -15,6 +15,7 @@ from starling.messages import message
 from starling.migrations import migrate
 from starling.named_cells import Cells, OneCell, cell, cells
 from starling.offload import offload
+from starling.own_codec import register_codec
 from starling.retrying import Retrying
 from starling.topics import Topic
 from starling.tracing import trace_event
@@ -44,6 +45,7 @@ __all__ = [
     "offload",
     "on_error",
     "query",
+    "register_codec",
     "rpc",
     "trace_event",
 ]

@@ -31,6 +31,7 @@ from starling.errors import AgentConstructionError, SpecError, Unreachable
 from starling.node.states import RunState
 from starling.node.worker import Identity, Worker
 from starling.offload import close_offload
+from starling.ports.store import Store
 from starling.provision import (
     PoolStreams,
     provision_mesh,
@@ -86,13 +87,15 @@ class LocalRuntime:
         before_start: Literal["wait", "fail"] = "wait",
         shards: int = 4,
         retry: RetryPolicy | None = None,
+        connect: Callable[[str], Store] | None = None,
     ) -> None:
+        """connect: makes a connection of this name to another store than one in memory, of which nobody else knows."""
         if before_start not in ("wait", "fail"):
             raise SpecError("before_start", f"is {before_start!r}; give 'wait' or 'fail'")
         self._before_start = before_start
         self._shards = shards
         self._retry = retry or RetryPolicy()
-        self._server = MemoryServer(wall=time.time)
+        self._connect = connect or MemoryServer(wall=time.time).connect
         self._agents: dict[str, AgentDefinition] = {}
         self._bound: dict[AgentId, Agent[Any]] = {}
         self._subscriptions: list[SubscriptionRoute] = []
@@ -201,7 +204,7 @@ class LocalRuntime:
         if not self._agents:
             raise SpecError("agents", "there are none; register one")
         self._starts += 1
-        admin = self._server.connect("local")
+        admin = self._connect("local")
         ends.push_async_callback(admin.close)
         await provision_mesh(admin, MESH)
         incarnation = await provision_pool(
@@ -238,7 +241,7 @@ class LocalRuntime:
             chance=random.Random(),
             retry=self._retry,
         )
-        store = self._server.connect(POD)
+        store = self._connect(POD)
         return Worker(store, settings, Identity(POD, f"start-{self._starts}", "local"), drain_seconds=0.0)
 
     def _routes(self, incarnation: str) -> Routes:

@@ -66,6 +66,15 @@ class Registry:
             )
         return self._add(Codec(wire, cls, limit=limits.MAX_BODY))
 
+    def take(self, codec: Codec) -> None:
+        """Use a codec that was made elsewhere. Raises SpecError when its class or name has one already."""
+        if codec.cls in self._by_class:
+            raise SpecError("codec", f"{full_name(codec.cls)} has a codec already; register its own before any handler")
+        other = self._by_name.get(codec.name)
+        if other is not None:
+            raise SpecError("codec", f"{codec.name!r} is {full_name(other.cls)} already; give another name")
+        self._add(codec)
+
     def _name_of(self, cls: Any) -> str:
         if isinstance(cls, type) and typing.get_origin(cls) is None:
             if is_record(cls):

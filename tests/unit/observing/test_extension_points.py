@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import struct
 import sys
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import starling.testing
+from starling import Agent, AgentId, LocalRuntime, register_codec, rpc
+from starling.adapters.memory import MemoryServer
 from starling.entrypoints import registered
-from starling.errors import SpecError
+from starling.errors import DecodeError, SpecError
 from starling.node.settings import AgentConfig, PoolConfig
 from starling.node.worker import load_agents
+from starling.ports.store import Store
 
 Install = Callable[[str, str, str], None]
 
@@ -72,3 +80,74 @@ def test_a_package_that_registers_another_type_than_its_class_has_is_refused(ins
     module.write_text(MODULE.format(type="parrot_d"))
     with pytest.raises(SpecError, match="says type 'parrot_c', but parrots_wrong:Parrot says 'parrot_d'"):
         registered("parrot_c")
+
+
+class Point:
+    """A class that no codec of ours takes."""
+
+    def __init__(self, x: int, y: int) -> None:
+        self.x, self.y = x, y
+
+
+class Fixed:
+    """Two numbers in eight bytes."""
+
+    def dump(self, value: Point) -> bytes:
+        return struct.pack("<ii", value.x, value.y)
+
+    def load(self, body: bytes) -> Point:
+        return Point(*struct.unpack("<ii", body))
+
+
+register_codec(Point, Fixed(), name="extension.point")
+
+
+class Plotter(Agent, type="extension_plotter"):
+    @rpc
+    async def mirror(self, message: Point) -> Point:
+        return Point(message.y, message.x)
+
+
+@pytest.mark.row("RT-87", part="a codec from outside")
+async def test_a_class_travels_by_a_codec_from_outside() -> None:
+    async with starling.testing.mesh(Plotter) as mesh:
+        mirrored = await mesh.agent(Plotter, "1").mirror(Point(3, -7), timeout=10.0)
+        assert (mirrored.x, mirrored.y) == (-7, 3)
+        with pytest.raises(DecodeError, match=r"extension\.point: its codec cannot write it: 'i' format"):
+            await mesh.agent(Plotter, "1").mirror(Point(1 << 40, 0), timeout=10.0)
+        with pytest.raises(DecodeError, match=r"extension\.point: its codec cannot read it"):
+            await mesh.call_raw(AgentId("extension_plotter", "1"), "extension.point", b"short", timeout=10.0)
+
+
+def test_a_codec_needs_both_ways_and_a_free_name() -> None:
+    with pytest.raises(SpecError, match="needs a method 'dump'"):
+        register_codec(int, object())  # type: ignore[arg-type]
+    with pytest.raises(SpecError, match="has a codec already"):
+        register_codec(Point, Fixed(), name="extension.other")
+    other = type("Other", (Point,), {})
+    with pytest.raises(SpecError, match=r"'extension\.point' is .*Point already"):
+        register_codec(other, Fixed(), name="extension.point")
+
+
+@pytest.mark.row("RT-87", part="a store from outside")
+async def test_a_mesh_runs_on_a_store_from_outside() -> None:
+    """Whatever has the methods of the port will do: here one that passes all on, and counts."""
+    server, counted = MemoryServer(wall=time.time), Counter[str]()
+
+    class Counting:
+        def __init__(self, inner: Store) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            counted[name] += 1
+            return getattr(self._inner, name)
+
+    def connected(name: str) -> Store:
+        return cast("Store", Counting(server.connect(name)))
+
+    runtime = LocalRuntime(connect=connected)
+    runtime.register(Plotter)
+    async with runtime:
+        mirrored = await runtime.agent(Plotter, "1").mirror(Point(1, 2), timeout=10.0)
+    assert (mirrored.x, mirrored.y) == (2, 1)
+    assert counted["publish"] > 0
