@@ -15,6 +15,7 @@ from hack.docs import ROOT, Block, blocks, links, pages
 RUN_AS_PRINTED = ("docs/agents.md", "docs/first-program.md", "docs/getting-started.md")
 """Pages whose files and commands tests/docs/test_programs.py runs."""
 
+CLI = "tests/integration/cli/"
 CLUSTER = "tests/cluster/"
 PROVED = {
     r"\. \.venv/bin/activate": "",  # a shell's own business
@@ -33,6 +34,19 @@ PROVED = {
     r"kubectl delete apool,asub,ast .*": f"{CLUSTER}test_helm_operator.py::test_a_pool_becomes_pods_and_goes_again",
     r"python -m hack\.cluster .*": (
         f"{CLUSTER}test_control_plane.py::test_a_killed_api_server_comes_back_with_its_data"
+    ),
+    r"starling status .*": f"{CLI}test_looking.py::test_status_tells_pods_owners_and_what_waits",
+    r"starling doctor": f"{CLI}test_looking.py::test_doctor_finds_nothing_wrong_with_a_good_mesh",
+    r"starling agents": f"{CLI}test_dev.py::test_a_mesh_of_starling_dev_is_used_and_looked_at_from_the_command_line",
+    r"starling tail .*": f"{CLI}test_looking.py::test_tail_follows_what_comes",
+    r"starling drain .*": f"{CLI}test_dev.py::test_a_mesh_of_starling_dev_is_used_and_looked_at_from_the_command_line",
+    r"starling dead (list|show|replay|drop) .*": f"{CLI}test_dead.py::test_every_command_of_the_page_is_understood",
+    r"starling (export|import) .*": (
+        f"{CLI}test_archive.py::test_chosen_agents_and_one_type_are_saved_and_restored_alone"
+    ),
+    r"starling repair agent .*": f"{CLI}test_repair.py::test_an_agent_whose_state_does_not_load_is_brought_back",
+    r"starling repair shard .*": (
+        f"{CLI}test_repair.py::test_a_shard_whose_journal_is_gone_goes_on_with_its_states_and_its_correspondents"
     ),
 }
 """A command, as a pattern, to the test that would fail if it did not work."""

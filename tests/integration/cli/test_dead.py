@@ -288,3 +288,20 @@ async def test_how_full_the_stream_is_can_be_seen_before_the_oldest_letters_go(
     full = await account_mesh.starling("dead", "replay", "--all")
     assert full.code == 1
     assert "one more note would push the oldest out" in full.err
+
+
+async def test_every_command_of_the_page_is_understood(account_mesh: RunningMesh, names: PoolNames) -> None:
+    """Those of docs/command-line.md, on letters of this mesh."""
+    await _put_letters(account_mesh, names, 8)
+    listed = await account_mesh.starling("dead", "list", "--severity", "high", "--since", "2h")
+    assert listed.out.splitlines()[-1] == "page 1 of 0, 0 letters"
+    assert (await account_mesh.starling("dead", "show", "accounts/1")).code == 0
+    assert (await account_mesh.starling("dead", "replay", "accounts/1")).out == "1 letters put back\n"
+    assert (
+        await account_mesh.starling("dead", "replay", "--all", "--agent", "account/k1")
+    ).out == "1 letters put back\n"
+    dropped = await account_mesh.starling("dead", "drop", "--all", "--reason", "ValueError", "--yes")
+    assert dropped.code == 0
+    assert dropped.out.endswith(" letters removed\n")
+    wrong = await account_mesh.starling("dead", "list", "--since", "yesterday")
+    assert (wrong.code, wrong.err.count("\n")) == (2, 1)
