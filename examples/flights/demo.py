@@ -18,6 +18,7 @@ from typing import Final
 from starling import Mesh, connect
 from starling.adapters.nats import connect as connect_store
 from starling.errors import SpecError
+from starling.loops import run
 
 from examples.flights.check import read_states, wait_until_handled
 from examples.flights.expected import compare, expected
@@ -244,7 +245,7 @@ def main() -> int:
     file = given.result or RESULTS.get(given.stage, RESULTS["dev"])
     kill_operator = given.stage == "cluster" if given.kill_operator is None else given.kill_operator
     options = Options(file, round(1 / given.share), kill_operator, not given.no_moves)
-    result = asyncio.run(run_demo(stage_of(given.stage, file.parent.absolute()), options))
+    result = run(run_demo(stage_of(given.stage, file.parent.absolute()), options))
     return 0 if result.ok else 1
 
 

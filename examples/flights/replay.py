@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 from starling import Mesh, TopicId, connect
 from starling.errors import SpecError
+from starling.loops import run
 
 from examples.flights.flights import DEPARTED, Departed
 
@@ -195,4 +196,4 @@ def arguments(text: str) -> argparse.ArgumentParser:
 
 if __name__ == "__main__":
     given = arguments("Replay the flights of 2013.").parse_args()
-    asyncio.run(replay(given.nats, given.mesh, given.every))
+    run(replay(given.nats, given.mesh, given.every))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
@@ -17,6 +16,7 @@ from starling.core.ids import AgentId, PoolName, ShardId
 from starling.core.names import MeshNames, bucket_stream
 from starling.core.routes import PoolRoute, Routes
 from starling.errors import SpecError, Unreachable
+from starling.loops import run as run
 from starling.ports.store import Store
 from starling.provision import read_routes
 
@@ -30,11 +30,6 @@ LOCAL_NATS: Final = "nats://127.0.0.1:4222"
 LOCAL_MESH: Final = "dev"
 _AGO: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run one command's work."""
-    asyncio.run(work)
 
 
 @asynccontextmanager

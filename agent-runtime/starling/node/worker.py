@@ -31,6 +31,7 @@ from starling.engine.shard_info import Owner, PoolSettings
 from starling.entrypoints import load, registered
 from starling.errors import MeshError, SpecError, Unreachable
 from starling.instruments import instruments
+from starling.loops import run
 from starling.node.dead_letters import DeadLetterWatch
 from starling.node.http import Health
 from starling.node.members import Members
@@ -305,7 +306,7 @@ def main() -> int:
     try:
         environment = WorkerSettings.from_environment()
         configure_logging(environment.log_level, environment.log_format)
-        _run(serve(environment))
+        run(serve(environment))
     except SpecError as error:
         print(f"starling worker: {error}", file=sys.stderr)  # noqa: T201 - before logging may be there
         return 2
@@ -316,12 +317,3 @@ def main() -> int:
         log.exception("worker failed")
         return 1
     return 0
-
-
-def _run(work: object) -> None:
-    try:
-        import uvloop
-    except ImportError:
-        asyncio.run(work)  # type: ignore[arg-type]
-    else:
-        uvloop.run(work)  # type: ignore[arg-type]

@@ -26,12 +26,12 @@ AT_ONCE = RetryPolicy(attempts=2, backoff=Backoff.FIXED, initial=0.0, jitter=Fal
 
 
 @dataclass
-class Order:
+class TracedOrder:
     text: str
 
 
 @dataclass
-class Ask:
+class TracedAsk:
     text: str
 
 
@@ -52,17 +52,17 @@ async def look_up(text: str) -> str:
 
 class TracedDesk(Agent, type="traced_desk"):
     @starling.rpc
-    async def take(self, message: Order, ctx: Context) -> str:
+    async def take(self, message: TracedOrder, ctx: Context) -> str:
         self.log.info("order taken")
         trace_event("pipeline start")
-        written = await ctx.agent(TracedWriter, message.text).write(Ask(message.text), timeout=10.0)
+        written = await ctx.agent(TracedWriter, message.text).write(TracedAsk(message.text), timeout=10.0)
         trace_event("pipeline end")
         return f"<{written}>"
 
 
 class TracedWriter(Agent, type="traced_writer"):
     @starling.rpc
-    async def write(self, message: Ask, ctx: Context) -> str:
+    async def write(self, message: TracedAsk, ctx: Context) -> str:
         self.log.info("writing")
         found = await ctx.step(look_up, message.text)
         ctx.publish(PRINTED(message.text), Page(found))
@@ -84,7 +84,7 @@ class TracedPress(Agent[Pages], type="traced_press"):
         self.state.count += 1
 
     @starling.rpc
-    async def fail(self, message: Ask) -> None:
+    async def fail(self, message: TracedAsk) -> None:
         self.state.count += 100
         raise ModelFailed("no ink", status=401)
 
@@ -133,40 +133,45 @@ async def test_a_request_of_three_hops_over_two_workers_is_one_trace_with_the_ri
 ) -> None:
     agents = (TracedDesk, TracedWriter, TracedPress)
     async with starling.testing.mesh(*agents, subscriptions={"traced.printed": TracedPress}, pods=2) as mesh:
-        assert await mesh.agent(TracedDesk, "front").take(Order("hello"), timeout=10.0) == "<HELLO>"
+        assert await mesh.agent(TracedDesk, "front").take(TracedOrder("hello"), timeout=10.0) == "<HELLO>"
         await mesh.idle()
 
     spans = by_name(exporter.get_finished_spans())
     chain = [
-        "call Order",  # the sender's
-        "handle Order",  # the desk's
-        "call Ask",
-        "handle Ask",  # the writer's
+        "call TracedOrder",  # the sender's
+        "handle TracedOrder",  # the desk's
+        "call TracedAsk",
+        "handle TracedAsk",  # the writer's
         "step look_up",
         "tool look_up",
     ]
     assert {*chain, "publish Page", "handle Page"} <= spans.keys()
     assert len({span.context.trace_id for span in spans.values() if span.context}) == 1
     parents = {span.context.span_id: name for name, span in spans.items() if span.context}
-    pairs = [*itertools.pairwise(chain), ("handle Ask", "publish Page"), ("publish Page", "handle Page")]
+    pairs = [*itertools.pairwise(chain), ("handle TracedAsk", "publish Page"), ("publish Page", "handle Page")]
     for parent, child in pairs:
         found = spans[child].parent
         assert found is not None
         assert (parents[found.span_id], child) == (parent, child)
     pods = {
-        name: (spans[name].attributes or {})["starling.pool"] for name in ("handle Order", "handle Ask", "handle Page")
+        name: (spans[name].attributes or {})["starling.pool"]
+        for name in ("handle TracedOrder", "handle TracedAsk", "handle Page")
     }
-    assert pods == {"handle Order": "traced-desk", "handle Ask": "traced-writer", "handle Page": "traced-press"}
+    assert pods == {
+        "handle TracedOrder": "traced-desk",
+        "handle TracedAsk": "traced-writer",
+        "handle Page": "traced-press",
+    }
     assert all("HELLO" not in span.to_json() for span in spans.values())
 
 
 @pytest.mark.row("RT-40", part="the stages of a message, in order")
 async def test_the_stages_of_a_request_come_in_their_order(exporter: InMemorySpanExporter) -> None:
     async with starling.testing.mesh(TracedDesk, TracedWriter, TracedPress) as mesh:
-        await mesh.agent(TracedDesk, "front").take(Order("hello"), timeout=10.0)
+        await mesh.agent(TracedDesk, "front").take(TracedOrder("hello"), timeout=10.0)
         await mesh.idle()
     spans = by_name(exporter.get_finished_spans())
-    noted = [event.name for event in spans["handle Order"].events]
+    noted = [event.name for event in spans["handle TracedOrder"].events]
     assert noted == [
         "stored",
         "received",
@@ -177,7 +182,7 @@ async def test_the_stages_of_a_request_come_in_their_order(exporter: InMemorySpa
         "handler end",
         "reply",
     ]
-    assert moments(spans["call Order"], spans["handle Order"]) == [
+    assert moments(spans["call TracedOrder"], spans["handle TracedOrder"]) == [
         "created",
         "sent",
         "stored",
@@ -198,14 +203,14 @@ async def test_an_error_is_an_event_of_its_span_and_its_record_reaches_the_calle
     with caplog.at_level(logging.ERROR):
         async with starling.testing.mesh(TracedPress) as mesh:
             with pytest.raises(HandlerFailed, match="ModelFailed: no ink") as raised:
-                await mesh.agent(TracedPress, "big").fail(Ask("x"), timeout=10.0)
+                await mesh.agent(TracedPress, "big").fail(TracedAsk("x"), timeout=10.0)
             assert await mesh.agent(TracedPress, "big").pages("now", timeout=10.0) == 0
     record = raised.value.record
     assert isinstance(record, ErrorRecord)
     assert (record.type, record.severity, record.details) == ("ModelFailed", Severity.CRITICAL, {"status": 401})
     assert record.context["agent"] == "traced_press/big"
     assert "raise ModelFailed" in record.stack
-    handled = by_name(exporter.get_finished_spans())["handle Ask"]
+    handled = by_name(exporter.get_finished_spans())["handle TracedAsk"]
     [error] = [event for event in handled.events if event.name == "exception"]
     assert (error.attributes or {})["error.severity"] == "critical"
     assert told == ["no ink"]
@@ -259,7 +264,7 @@ async def logged(lines: Lines) -> dict[str, set[str]]:
     """Trace ids by line."""
     agents = (TracedDesk, TracedWriter, TracedPress)
     async with starling.testing.mesh(*agents, subscriptions={"traced.printed": TracedPress}) as mesh:
-        await mesh.agent(TracedDesk, "front").take(Order("hello"), timeout=10.0)
+        await mesh.agent(TracedDesk, "front").take(TracedOrder("hello"), timeout=10.0)
         await mesh.idle()
     seen: dict[str, set[str]] = {}
     for record in lines.records:
