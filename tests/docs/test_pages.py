@@ -12,7 +12,7 @@ import pytest
 
 from hack.docs import ROOT, Block, blocks, links, pages
 
-RUN_AS_PRINTED = ("docs/agents.md", "docs/first-program.md", "docs/getting-started.md")
+RUN_AS_PRINTED = ("docs/agents.md", "docs/first-program.md", "docs/getting-started.md", "docs/observing.md")
 """Pages whose files and commands tests/docs/test_programs.py runs."""
 
 CLI = "tests/integration/cli/"

@@ -121,6 +121,12 @@ def test_getting_started_works_on_a_laptop_as_it_is_printed(tmp_path: Path) -> N
         assert run(shells[1], tmp_path, environment(port)) == "Count(total=58)\n"
 
 
+def test_the_program_of_the_page_on_observing_prints_what_the_page_says(tmp_path: Path) -> None:
+    program, command, printed = steps("docs/observing.md")
+    write(program, tmp_path)
+    assert run(command, tmp_path, environment(0)) == printed.text
+
+
 def test_the_guides_agents_pass_the_guides_tests(tmp_path: Path) -> None:
     for block in steps("docs/agents.md"):
         if block.file:
