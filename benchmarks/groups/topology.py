@@ -94,7 +94,7 @@ async def _moved(bench: Bench, count: int, *, long_turn: bool) -> tuple[list[flo
                 if long_turn:
                     target = AgentId("checker", key_in(shard, shards, "checker", prefix="long"))
                     running.append(tasks.create_task(client.call(target, Wait(LONG_TURN), timeout=60.0)))
-                    await asyncio.sleep(1.5)  # older than what a hand-off waits for with the door closed (1 s)
+                    await asyncio.sleep(2.5)  # older than what a hand-off waits for with the door closed (1 s)
                 moved, still = probes[shard], probes[(shard + 7) % shards]
                 moved.longest = still.longest = 0.0
                 await _move(mesh, shard, moved)
