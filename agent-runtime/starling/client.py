@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from starling.agent import Agent
@@ -405,16 +406,20 @@ def _is_patient(when_full: str) -> bool:
 
 @asynccontextmanager
 async def connect(
-    url: str = "nats://127.0.0.1:4222", *, mesh: str = "dev", name: str | None = None
+    url: str = "nats://127.0.0.1:4222",
+    *,
+    mesh: str = "dev",
+    name: str | None = None,
+    credentials: Path | None = None,
 ) -> AsyncIterator[Mesh]:
     """Connect to a mesh over NATS.
 
     name: of this producer, part of what makes a message id unique; give it when a restarted process repeats
-    its messages. Raises Unreachable.
+    its messages. credentials: a NATS credentials file. Raises Unreachable, SpecError for a file that is not there.
     """
     from starling.adapters.nats import connect as connect_store
 
-    store = await connect_store(url, name=name or "client")
+    store = await connect_store(url, name=name or "client", credentials=credentials)
     try:
         client = Mesh(store, mesh, name=name, chance=random.Random())
         await client.open()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -95,3 +97,20 @@ async def test_without_credentials_or_with_those_of_a_stranger_the_server_is_unr
     for given in (None, stranger):
         with pytest.raises(Unreachable, match=r"(?i)authorization"):
             await connect(url, name="test", credentials=given, timeout=2.0)
+
+
+async def test_the_command_line_signs_in_with_the_file_that_it_is_given(guarded: tuple[str, Path, Path]) -> None:
+    url, ours, stranger = guarded
+    for options, said in (
+        (("--creds", str(ours)), "there is no mesh 'dev' on this NATS server"),
+        (("--creds", str(stranger)), "no NATS server at"),
+        (("--creds", str(ours.parent / "nowhere")), "nats credentials: there is no file"),
+    ):
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", "from starling.cli import main; main()", *options, "status", "--nats", url),
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(60.0):
+            _, err = await process.communicate()
+        assert err.decode().startswith(f"starling: {said}")
+        assert process.returncode == (2 if "no file" in said else 3)

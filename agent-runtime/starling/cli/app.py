@@ -11,10 +11,10 @@ import typer
 from rich.console import Console
 
 from starling.cli import agents, archive, dead, doctor, drain, messages, repair, status, tail
-from starling.cli.common import run
+from starling.cli.common import CREDENTIALS, run
 from starling.errors import MeshError, SpecError, Unreachable
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Durable agents on NATS and Kubernetes.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(dead.app, name="dead")
 app.add_typer(repair.app, name="repair")
 messages.register(app)
@@ -22,6 +22,17 @@ for command in (status.status, tail.tail, doctor.doctor, drain.drain, agents.age
     app.command()(command)
 app.command("export")(archive.export_agents)
 app.command("import")(archive.import_agents)
+
+
+@app.callback()
+def starling(
+    creds: Annotated[
+        Path | None,
+        typer.Option("--creds", envvar="STARLING_NATS_CREDS", help="NATS credentials file to sign in with."),
+    ] = None,
+) -> None:
+    """Durable agents on NATS and Kubernetes."""
+    CREDENTIALS.set(creds)
 
 
 @app.command()

@@ -7,11 +7,15 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from starling.client import Mesh
+from starling.client import connect as connect_client
 from starling.core.ids import AgentId, PoolName, ShardId
 from starling.core.names import MeshNames, bucket_stream
 from starling.core.routes import PoolRoute, Routes
@@ -19,6 +23,9 @@ from starling.errors import SpecError, Unreachable
 from starling.loops import run as run
 from starling.ports.store import Store
 from starling.provision import read_routes
+
+if TYPE_CHECKING:
+    from starling.adapters.nats import NatsStore
 
 Nats = Annotated[str, typer.Option("--nats", envvar="STARLING_NATS_URL", help="Address of the NATS server.")]
 MeshName = Annotated[str, typer.Option("--mesh", envvar="STARLING_MESH", help="Name of the mesh.")]
@@ -32,16 +39,27 @@ _AGO: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
+CREDENTIALS: ContextVar[Path | None] = ContextVar("CREDENTIALS", default=None)
+"""The NATS credentials file of this call of the program."""
+
+
 @asynccontextmanager
-async def connected(nats: str, name: str = "starling") -> AsyncIterator[Store]:
+async def connected(nats: str, name: str = "starling") -> AsyncIterator[NatsStore]:
     """A connection to the store. Raises Unreachable."""
     from starling.adapters.nats import connect
 
-    store = await connect(nats, name=name, timeout=5.0)
+    store = await connect(nats, name=name, credentials=CREDENTIALS.get(), timeout=5.0)
     try:
         yield store
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def client_of(nats: str, mesh: str, name: str) -> AsyncIterator[Mesh]:
+    """A client of the mesh. Raises Unreachable."""
+    async with connect_client(nats, mesh=mesh, name=name, credentials=CREDENTIALS.get()) as client:
+        yield client
 
 
 async def routes_of(store: Store, mesh: str) -> Routes:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from starling.admin.doctor import Finding, Level, examine, server_findings
-from starling.cli.common import LOCAL_MESH, LOCAL_NATS, AsJson, MeshName, Nats, run, say, show_json
+from starling.cli.common import LOCAL_MESH, LOCAL_NATS, AsJson, MeshName, Nats, connected, run, say, show_json
 from starling.errors import MeshError
 
 
@@ -20,16 +20,11 @@ def doctor(
     """Look at NATS, buckets, streams, members and shards; exit code 1 when something has failed."""
 
     async def work() -> None:
-        from starling.adapters.nats import connect
-
-        store = await connect(nats, name="starling doctor", timeout=5.0)
-        try:
+        async with connected(nats, "starling doctor") as store:
             facts = await store.server()
             findings = list(server_findings(facts.version, facts.jetstream, facts.stored_bytes, facts.limit_bytes))
             if facts.jetstream:
                 findings += await examine(store, mesh)
-        finally:
-            await store.close()
         _show([one for one in findings if not quiet or one.level is not Level.OK], as_json=as_json)
         failed = sum(finding.level is Level.FAILED for finding in findings)
         if failed:

@@ -14,6 +14,7 @@ from starling.cli.common import (
     Nats,
     Timeout,
     agent_of,
+    client_of,
     message_of,
     readable,
     run,
@@ -21,7 +22,6 @@ from starling.cli.common import (
     show,
     show_json,
 )
-from starling.client import connect
 from starling.core.ids import AgentId, TopicId
 from starling.errors import SpecError
 
@@ -53,7 +53,7 @@ def send(
     target, (name, body), headers = agent_of(agent), message_of(message), _headers(header)
 
     async def work() -> None:
-        async with connect(nats, mesh=mesh, name="starling send") as client:
+        async with client_of(nats, mesh, "starling send") as client:
             stored = await client.send_raw(target, name, body, id=message_id, headers=headers, timeout=timeout)
         text = f"stored at {stored.sequence}{' (repeat)' if stored.duplicate else ''}"
         show(as_json, {"sequence": stored.sequence, "duplicate": stored.duplicate}, text)
@@ -74,7 +74,7 @@ def call(
     target, (name, body), headers = agent_of(agent), message_of(message), _headers(header)
 
     async def work() -> None:
-        async with connect(nats, mesh=mesh, name="starling call") as client:
+        async with client_of(nats, mesh, "starling call") as client:
             answer_type, answer = await client.call_raw(target, name, body, timeout=timeout, headers=headers)
         show_answer(as_json, target, answer_type, answer)
 
@@ -94,7 +94,7 @@ def query(
     target, (name, body), headers = agent_of(agent), message_of(message), _headers(header)
 
     async def work() -> None:
-        async with connect(nats, mesh=mesh, name="starling query") as client:
+        async with client_of(nats, mesh, "starling query") as client:
             answer_type, answer = await client.query_raw(target, name, body, timeout=timeout, headers=headers)
         show_answer(as_json, target, answer_type, answer)
 
@@ -118,7 +118,7 @@ def publish(
     (name, body), headers = message_of(message), _headers(header)
 
     async def work() -> None:
-        async with connect(nats, mesh=mesh, name="starling publish") as client:
+        async with client_of(nats, mesh, "starling publish") as client:
             stored = await client.publish_raw(
                 TopicId(kind, source), name, body, id=message_id, headers=headers, timeout=timeout
             )

@@ -18,6 +18,7 @@ from starling.cli.common import (
     Nats,
     Timeout,
     agent_of,
+    client_of,
     connected,
     one_shard,
     routes_of,
@@ -26,7 +27,6 @@ from starling.cli.common import (
     show,
     show_json,
 )
-from starling.client import connect
 from starling.engine.repairs import REPAIR
 from starling.errors import SpecError
 
@@ -101,7 +101,7 @@ def agent(
         question = f"Destroy {target} for good?" if destroy else f"Give {target} this state?"
         if not yes and not typer.confirm(question, err=True):
             raise SpecError("--yes", "not confirmed; nothing was changed")
-        async with connect(nats, mesh=mesh, name="starling repair") as client:
+        async with client_of(nats, mesh, "starling repair") as client:
             await client.query_raw(target, REPAIR, msgpack.packb(wanted), timeout=timeout)
         help_text = f"starling dead replay --all --agent {target}"
         show(as_json, {"agent": str(target), "destroyed": destroy}, f"{target} takes messages again; now: {help_text}")

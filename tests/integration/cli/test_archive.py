@@ -127,7 +127,7 @@ async def test_chosen_agents_and_one_type_are_saved_and_restored_alone(
         assert [await _balance(mesh, key) for key in ("anna", "bo")] == [Balance(6, 2), Balance(6, 1)]
 
 
-@pytest.mark.row("RT-78", part="100 agents, one slow one does not hold the others")
+@pytest.mark.row("RT-78")
 async def test_a_hundred_agents_are_saved_while_each_is_in_the_middle_of_a_turn(
     nats_server: EmbeddedServer, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ async def _balance(mesh: RunningMesh, key: str) -> int:
 
 
 @pytest.mark.row("RT-30", part="kept with reason, stack, attempts, headers and target while other agents go on")
+@pytest.mark.row("RT-15", part="look-up by the id finds its dead letter")
 @pytest.mark.row("CP-39", part="dead")
 async def test_a_poison_message_is_shown_with_all_that_is_known_of_it(account_mesh: RunningMesh) -> None:
     await account_mesh.client.send(AgentId("account", "anna"), Spoilt(3), headers={"tenant": "blue"}, id="bad-1")

@@ -60,6 +60,8 @@ async def test_the_same_id_twice_counts_once_and_the_answer_says_so(account_mesh
         (("send", "account/anna", "cli.Paid", "-H", "x"), 2, "--header: 'x' is not of the form name=value"),
         (("send", "account/anna", "cli.Paid", "-H", "St-V=1"), 2, "headers.St-V: names that start with"),
         (("publish", "payment", "cli.Paid"), 2, "topic: 'payment' is not of the form type/source"),
+        (("call", "account/anna", "cli.Balance"), 1, "account has no handler that takes cli.Balance"),
+        (("call", "account/anna", "cli.Spoilt"), 1, "ValueError: cannot take 1"),
         (("call", "account/anna", "cli.Nothing"), 1, "no message class is registered as 'cli.Nothing'"),
         (("call", "account/anna", 'cli.Paid {"amount": "x"}'), 1, "cli.Paid.amount: Input should be a valid integer"),
     ],

@@ -57,7 +57,7 @@ async def _numbers(mesh: TestMesh, key: str = "a") -> list[int]:
     return notes.numbers
 
 
-@pytest.mark.row("RT-60", part="one round trip for 1000 to one shard, a result per message")
+@pytest.mark.row("RT-60")
 async def test_a_thousand_messages_to_one_shard_are_one_frame_in_order() -> None:
     async with starling.testing.mesh(Notebook, subscriptions={"batch.note": Notebook}, shards=1) as mesh:
         results = await mesh.publish_many((NOTES("a"), Note(number)) for number in range(1000))
