@@ -25,6 +25,27 @@ def test_the_process_ends_without_a_goodbye_at_the_pass_that_was_asked_for() -> 
     assert (done.returncode, done.stdout.split()) == (-signal.SIGKILL, ["1", "2"])
 
 
+SENDS = """
+import asyncio
+from starling.engine.faults import Point, fault
+
+async def main():
+    passed = fault("record-sent:2")
+    for number in range(1, 4):
+        asyncio.get_running_loop().call_soon(print, number)
+        passed(Point.RECORD_SENT)
+        await asyncio.sleep(0.2)
+
+asyncio.run(main())
+"""
+
+
+def test_what_is_sent_leaves_the_process_before_it_ends() -> None:
+    command = [sys.executable, "-u", "-c", SENDS]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.split()) == (-signal.SIGKILL, ["1", "2"])
+
+
 def test_without_a_fault_nothing_happens() -> None:
     assert fault("") is no_fault
     for point in Point:
