@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,6 +56,11 @@ class CallOn:
     """Asks an agent to call the next of the path, which is of the form type/key."""
 
     path: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Deadly:
+    """Ends the process that handles it, at once."""
 
 
 @message
@@ -157,6 +163,10 @@ class Caller(Agent, type="caller"):
     @event
     async def broken(self, message: Break) -> None:
         raise DoNotRetry(message.text) if message.final else ValueError(message.text)
+
+    @event
+    async def deadly(self, message: Deadly) -> None:
+        os._exit(7)
 
     @rpc
     async def breaks(self, message: Break) -> str:

@@ -12,7 +12,7 @@ from starling.core.names import INLETS
 from starling.errors import MailboxFull
 from starling.ports.store import Stored
 
-from tests.integration.probes import Break, Numbered, Record, Tell, Unhandled
+from tests.integration.probes import Break, Deadly, Numbered, Record, Tell, Unhandled
 
 if TYPE_CHECKING:
     from starling.engine.dead import DeadLetter
@@ -98,6 +98,34 @@ async def test_bytes_that_are_no_frame_become_a_dead_letter_and_what_follows_is_
     assert [letter.reason for letter in letters] == ["DecodeError"] * 3
     assert [letter.raw for letter in letters] == [b"\xc1 no frame", b"\x90", b"\x91\x80"]
     assert "wire version 99 is newer" in letters[1].text
+
+
+async def test_a_message_that_kills_the_process_ends_in_the_dead_letters_and_others_are_handled(
+    cluster: Cluster,
+) -> None:
+    pool = await cluster.pool(delivery={**QUICK, "attempts": 2})
+    await pool.map("w-0")
+    deadly = AgentId("caller", "deadly")
+    async with cluster.client() as mesh:
+        await mesh.send(deadly, Deadly(), id="deadly-1")
+        for value in range(1, 21):
+            await mesh.send(AgentId("recorder", "k"), Numbered("me", value))
+        ends = 0
+        pod = pool.start("w-0")
+        async with asyncio.timeout(90):
+            while not await pool.dead_letters():
+                if pod.process.poll() is not None:  # as a kubelet would
+                    assert pod.process.returncode == 7
+                    ends += 1
+                    pod = pool.start("w-0")
+                await asyncio.sleep(0.05)
+        (letter,) = await pool.dead_letters()
+        record: Record = await mesh.call(AgentId("recorder", "k"), Tell(), timeout=60)
+    assert letter.envelope is not None
+    assert letter.envelope.id == "deadly-1"
+    assert ends >= 2
+    assert (record.count, record.wrong) == (20, [])
+    assert pod.process.poll() is None
 
 
 @pytest.mark.row("RT-25", part="the first message above the limit is refused; commits never are")
