@@ -13,11 +13,15 @@ import pytest
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A test that carries a row. part: what of the row it observes; empty for all of it."""
+    """A test that carries a row.
+
+    part: what of the row it observes; empty for all of it. completes: with the parts of other tests that is all.
+    """
 
     row: str
     test: str
     part: str = ""
+    completes: bool = False
 
 
 class CollectionFailed(Exception):
@@ -34,7 +38,8 @@ class _Collector:
             test = item.nodeid.partition("[")[0]
             for mark in item.iter_markers("row"):
                 part = str(mark.kwargs.get("part", ""))
-                seen |= {Mark(str(row), test, part) for row in mark.args}
+                completes = bool(mark.kwargs.get("completes", False))
+                seen |= {Mark(str(row), test, part, completes) for row in mark.args}
         self.marks = sorted(seen, key=lambda mark: (mark.test, mark.row, mark.part))
 
 

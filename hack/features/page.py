@@ -35,7 +35,7 @@ def states(rows: Mapping[str, Row], marks: Iterable[Mark]) -> dict[str, State]:
     """Return each row's state, by id. A trap without a test of its own is as far as the rows that cover it."""
     made = dict.fromkeys(rows, State.OPEN)
     for mark in marks:
-        if not mark.part:
+        if not mark.part or mark.completes:
             made[mark.row] = State.DONE
         elif made[mark.row] is State.OPEN:
             made[mark.row] = State.PARTLY

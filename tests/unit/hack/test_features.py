@@ -49,6 +49,8 @@ def test_a_row_is_open_without_a_test_partly_with_parts_and_done_with_a_whole_on
     assert states(ROWS, [])["RT-1"] is State.OPEN
     assert states(ROWS, [Mark("RT-1", TEST, "two pods")])["RT-1"] is State.PARTLY
     assert states(ROWS, [Mark("RT-1", TEST), Mark("RT-1", TEST, "two pods")])["RT-1"] is State.DONE
+    last = Mark("RT-1", TEST, "three pods", completes=True)
+    assert states(ROWS, [last, Mark("RT-1", TEST, "two pods")])["RT-1"] is State.DONE
 
 
 @pytest.mark.parametrize(
