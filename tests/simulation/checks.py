@@ -16,7 +16,7 @@ from starling.ports.store import Message, is_removal
 
 from .agents import Key
 from .plan import Action, Plan, children
-from .process import MESH, Pool
+from .process import MESH, Pool, Where
 
 
 @dataclass(slots=True)
@@ -128,12 +128,10 @@ def order(plan: Plan, ending: Ending) -> Iterator[str]:
             yield f"P3: {agent} handled {got} of {sender_name}, who sent {[tag for tag in wanted if tag in got]}"
 
 
-def journals(server: MemoryServer, pools: Iterable[Pool]) -> Iterator[str]:
+def journals(records: Records) -> Iterator[str]:
     """P4: each record follows the one that its writer knew, epochs only grow, and only an owner commits."""
-    for pool in pools:
-        names = MeshNames(MESH).pool(pool.name)
-        for shard in map(ShardId, range(pool.shards)):
-            yield from _journal(f"journal {pool.name}/{shard}", records(server, names.journal(shard)))
+    for (pool, shard), found in records.items():
+        yield from _journal(f"journal {pool}/{shard}", found)
 
 
 def _journal(name: str, found: Sequence[tuple[int, Record]]) -> Iterator[str]:
@@ -160,9 +158,20 @@ def _follows(name: str, last: Record, record: Record) -> Iterator[str]:
             yield f"{name}: floor of {inlet} went back from {floor} to {record.floors.get(inlet, 0)}"
 
 
-def records(server: MemoryServer, stream: str) -> list[tuple[int, Record]]:
-    """Every record that was ever in a journal, purged ones too."""
-    return [(message.sequence, Record.decode(message.data)) for message in history(server, stream)]
+Records = Mapping[Where, Sequence[tuple[int, Record]]]
+"""Sequence and record of everything that was ever in each journal, purged ones too."""
+
+
+def all_records(server: MemoryServer, pools: Iterable[Pool]) -> Records:
+    """Read all journals."""
+    return {
+        (pool.name, shard): [
+            (message.sequence, Record.decode(message.data))
+            for message in history(server, MeshNames(MESH).pool(pool.name).journal(shard))
+        ]
+        for pool in pools
+        for shard in map(ShardId, range(pool.shards))
+    }
 
 
 def history(server: MemoryServer, stream: str) -> list[Message]:
@@ -172,14 +181,14 @@ def history(server: MemoryServer, stream: str) -> list[Message]:
     return [change for change in replicas.changes if isinstance(change, Message)]
 
 
-def tables(server: MemoryServer, pools: Iterable[Pool], *, at_rest: bool) -> Iterator[str]:
-    """The table only has what the journal committed, never goes back, and at rest has the newest of every cell."""
+def tables(server: MemoryServer, pools: Iterable[Pool], records: Records) -> Iterator[str]:
+    """The table only has what the journal committed, never goes back, and has the newest of every cell in the end."""
     for pool in pools:
         names = MeshNames(MESH).pool(pool.name)
         committed: dict[ShardId, Mapping[tuple[int, str], Cell]] = {}
         newest: dict[str, int] = {}
         for shard in map(ShardId, range(pool.shards)):
-            found = records(server, names.journal(shard))
+            found = records[pool.name, shard]
             committed[shard] = {(at, key): cell for at, record in found for key, cell in record.cells.items()}
             newest.update({key: at for at, key in committed[shard]})
             for (at, key), last in committed[shard].items():
@@ -200,7 +209,6 @@ def tables(server: MemoryServer, pools: Iterable[Pool], *, at_rest: bool) -> Ite
             cell = committed[parsed[0]].get((value.journal, key))
             if cell is None or cell.data != value.data:
                 yield f"table: version {value.journal} of {key} was never committed so"
-        if at_rest:
-            for key, at in newest.items():
-                if stored.get(key) != at:
-                    yield f"table: {key} has version {stored.get(key)} at rest, {at} was committed"
+        for key, at in newest.items():
+            if stored.get(key) != at:
+                yield f"table: {key} has version {stored.get(key)} at rest, {at} was committed"

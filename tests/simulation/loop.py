@@ -8,6 +8,7 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, ContextVar
+from heapq import heappop, heappush
 from typing import Any
 
 PROCESS: ContextVar[str] = ContextVar("process", default="")
@@ -42,13 +43,14 @@ class VirtualLoop(asyncio.BaseEventLoop):
     """
 
     _ready: deque[asyncio.Handle]
+    _stopping: bool
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__()
         self._chance = chance
         self._now = 0.0
-        self._clock_resolution = 1e-9
-        self._selector = self
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers_made = 0
         self._frozen: dict[str, list[asyncio.Handle]] = {}
         self.passes = 0
         SimTask._made = 0
@@ -76,14 +78,30 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Let them go again; nothing happens to a process that is not frozen."""
         self._ready.extend(self._frozen.pop(process, ()))
 
-    # What BaseEventLoop asks of its subclass.
+    # Callbacks: as BaseEventLoop does it, without what only real time and sockets need.
 
-    def select(self, timeout: float | None) -> Sequence[Any]:
-        """Let time pass, as a selector would while nothing happens on its sockets."""
-        if timeout is None:
-            raise Stuck("nothing is ready and nothing is scheduled")
-        self._now += timeout
-        return ()
+    def call_soon(  # type: ignore[override]
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self._timers_made += 1
+        heappush(self._timers, (when, self._timers_made, handle))
+        return handle
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It stays where it is, and is passed over when its time comes."""
 
     def _process_events(self, event_list: Sequence[Any]) -> None:
         """There are no sockets."""
@@ -93,7 +111,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:
         self.passes += 1
-        ready = self._ready
+        ready, timers = self._ready, self._timers
         if self._frozen:
             self._hold_back()
         count = len(ready)
@@ -105,7 +123,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
             ready.clear()
             self._chance.shuffle(mixed)
             ready.extend(mixed)
-        super()._run_once()  # type: ignore[misc]
+        while timers and timers[0][2].cancelled():
+            heappop(timers)
+        if not ready and not self._stopping:
+            if not timers:
+                raise Stuck("nothing is ready and nothing is scheduled")
+            self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            ready.append(heappop(timers)[2])
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()
 
     def _hold_back(self) -> None:
         handles = list(self._ready)

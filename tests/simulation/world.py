@@ -335,8 +335,9 @@ class World:
         yield from checks.steps(self.ending)
         yield from checks.effects(self.plan, self.ending)
         yield from checks.order(self.plan, self.ending)
-        yield from checks.journals(self.server, self.pools.values())
-        yield from checks.tables(self.server, self.pools.values(), at_rest=True)
+        records = checks.all_records(self.server, self.pools.values())
+        yield from checks.journals(records)
+        yield from checks.tables(self.server, self.pools.values(), records)
 
 
 def _text(error: BaseException) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 
 def is_filter(pattern: str) -> bool:
     """Whether a pattern has wildcards."""
     return "*" in pattern or ">" in pattern
 
 
+@lru_cache(maxsize=4096)
 def matches(pattern: str, subject: str) -> bool:
     """Whether a subject (without wildcards) falls under a pattern."""
     if not is_filter(pattern):
