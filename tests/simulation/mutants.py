@@ -14,11 +14,13 @@ from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from starling.core import ids, overlay, positions
+from starling.core.due import DueIndex
 from starling.core.outbox import Chain
 from starling.core.overlay import Overlay
 from starling.core.positions import Position, Positions
 from starling.core.replay import Replay
 from starling.engine import journal as journals
+from starling.engine.agenda import Agenda
 from starling.engine.commit import Committer
 from starling.engine.deliver import Delivery
 from starling.engine.intake import Intake
@@ -27,7 +29,9 @@ from starling.engine.journal import Journal
 from starling.engine.producer import Producer
 from starling.engine.shard import OwnedShard
 from starling.engine.table import Table
+from starling.engine.turn import Turn
 from starling.engine.turns import Turns
+from starling.node.ownership import Ownership
 
 from .edits import DoesNotApply, all_of, edited
 from .runner import Result, run_many
@@ -37,9 +41,9 @@ _BLUNDER = re.compile(r"\b(TypeError|AttributeError|NameError|SyntaxError|Import
 """What a mutant that was written badly ends with: no rule of ours caught it."""
 
 _HASH = (
-    "    value = 2166136261\n",
+    "_fnv1a32(agent_type, key)",
     # Two pods are two processes, each with a seed of its own for `hash`.
-    "    from tests.simulation.loop import PROCESS\n    value = sum(PROCESS.get().encode())\n",
+    "(_fnv1a32(agent_type, key) + sum(__import__('tests.simulation.loop').simulation.loop.PROCESS.get().encode()))",
 )
 
 
@@ -255,12 +259,12 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "the journal is purged without regard to cells",
         "T9",
-        lambda: edited(overlay.purge_bound, ("(oldest_cell, oldest_frame)", "(None, oldest_frame)")),
+        lambda: edited(OwnedShard._oldest_needed, ("self._overlay.oldest(),", "None,")),
     ),
     Mutant(
         "the journal is purged without regard to frames",
         "T9",
-        lambda: edited(overlay.purge_bound, ("(oldest_cell, oldest_frame)", "(oldest_cell, None)")),
+        lambda: edited(OwnedShard._oldest_needed, ("self._outbox.oldest_record()", "None")),
     ),
     Mutant(
         "the journal is purged past the newest snapshot",
@@ -268,7 +272,7 @@ MUTANTS: tuple[Mutant, ...] = (
         lambda: edited(
             overlay.purge_bound,
             ("if not snapshot:", "if False:"),
-            ("needed = [own_last, snapshot,", "needed = [own_last,"),
+            ("min(own_last, snapshot,", "min(own_last,"),
         ),
     ),
     Mutant(
@@ -279,20 +283,86 @@ MUTANTS: tuple[Mutant, ...] = (
             ("allowed = floor if", "allowed = self._committer._intakes[inlet].positions.last_read if"),
         ),
     ),
+    # -- due records
+    Mutant(
+        "a due record stays when its message is done",
+        "M7",
+        lambda: edited(Committer._work_done, ("elif outcome.moves_to is None:", "elif False:")),
+    ),
+    Mutant(
+        "the running message is not parked with those behind it",
+        "hole 6",
+        lambda: edited(Turns.park, ("if work.due or work.inlet", "if not depth or work.due or work.inlet")),
+    ),
+    Mutant(
+        "records that hold an agent up are run when they are due, not first",
+        "M7",
+        lambda: edited(Agenda.restore, ("held.setdefault(agent_of(due), []).append(due)", "self._push(due)")),
+    ),
+    Mutant(
+        "a new owner does not know of records since the table's bucket",
+        "T12",
+        lambda: edited(DueIndex.restore, ("for change in changes:", "for change in ():")),
+    ),
+    Mutant(
+        "a large fan-out is not waited for",
+        "section 5",
+        lambda: all_of(
+            edited(Turns._turn, ("or activation.pieces:", "or False:")),
+            edited(Turns._schedule, ("if activation.pieces:", "if False:")),
+        ),
+    ),
+    # -- calls and steps
+    Mutant("a reply is not recorded", "M10", lambda: edited(Turns._reply, ("if envelope.repeatable:", "if False:"))),
+    Mutant(
+        "a call is not saved",
+        "M10",
+        lambda: edited(
+            Turn._call,
+            ("saved = await self._saved(name)", "saved = None"),
+            ('f"{name} {self.work.attempt}"', 'f"{name} {self._shard.wall()}"'),
+        ),
+    ),
+    Mutant(
+        "a step is not saved",
+        "M11",
+        lambda: edited(Turn._step, ('await self._save(f"step-{name}", data, ())', "pass")),
+    ),
+    Mutant(
+        "what was saved is not looked for",
+        "M11",
+        lambda: edited(Turn._saved, ("if self.work.fresh:", "if True:")),
+    ),
+    # -- takes and releases
+    Mutant(
+        "a release may follow a commit of unknown outcome",
+        "M4",
+        lambda: edited(Journal.append, ("if self._is_over:", "if False:")),
+    ),
+    Mutant(
+        "a take over an old read counts as a fence",
+        "M1",
+        lambda: edited(journals.take, ("except Fenced as error:", "except ZeroDivisionError as error:")),
+    ),
+    Mutant(
+        "shards are taken before the routes are known",
+        "section 6",
+        lambda: edited(Ownership._may_matter, ("or not self._routes.heard.is_set()", "")),
+    ),
     # -- the rest
     Mutant("the hash of an agent is Python's own", "section 3", lambda: edited(ids.shard_of, _HASH)),
     Mutant(
         "the outside's repeats have ids of their own",
         "section 9",
-        lambda: edited(
-            Producer._send,
-            ("headers = {MESSAGE_ID: message_id,", "headers = {"),
+        lambda: all_of(
+            edited(Producer._repeat, ("headers = {MESSAGE_ID: message_id,", "headers = {")),
+            edited(Producer._send_alone, ("headers = {MESSAGE_ID: item.message_id,", "headers = {")),
         ),
     ),
     Mutant(
         "a failed turn keeps its state",
         "section 5",
-        lambda: edited(Turns._failed, ("            self._make(activation)\n", "            pass\n")),
+        lambda: edited(Turns._failed, ("self.residents.roll_back(activation)", "pass")),
     ),
 )
 
