@@ -34,7 +34,7 @@ def _one(seed: int, whole: bool) -> int:
 
 
 def _many(seeds: range, workers: int) -> int:
-    rate = Rate(workers)
+    rate = Rate()
     failures = 0
     for result in run_many(seeds, workers=workers):
         if result.problems:

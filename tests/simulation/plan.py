@@ -77,6 +77,7 @@ class Plan:
     def __init__(self, chance: random.Random, *, clients: int, roots: int, most: int, seconds: float) -> None:
         self._chance = chance
         self._most = most
+        self._keys = KEYS[: chance.choice((1, 2, len(KEYS)))]
         self.actions: dict[tuple[str, AgentId], Action] = {}
         self.roots: list[Root] = []
         for number in range(roots):
@@ -98,9 +99,9 @@ class Plan:
 
     def _step(self, kind: str, tag: str, sender: str, *, depth: int, waits_for: tuple[AgentId, ...]) -> Step | None:
         chance = self._chance
-        to: AgentId | TopicId = AgentId(chance.choice(TYPES), chance.choice(KEYS))
+        to: AgentId | TopicId = AgentId(chance.choice(TYPES), chance.choice(self._keys))
         if kind == "publish":
-            to = TopicId(TOPIC, chance.choice(KEYS))
+            to = TopicId(TOPIC, chance.choice(self._keys))
         elif kind == "timer":
             to = AgentId.parse(sender)
         if kind == "call" and to in waits_for:

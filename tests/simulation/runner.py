@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import random
+import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -91,15 +92,21 @@ def run_many(seeds: Sequence[int], *, workers: int) -> Iterator[Result]:
         return
     with multiprocessing.get_context("fork").Pool(workers) as pool:
         yield from pool.imap_unordered(run_seed, seeds, chunksize=8)
+        pool.close()
+        pool.join()
 
 
 class Rate:
-    """How many seeds a second, and a second and core."""
+    """How many seeds a second, and how many one core would do alone, by the processor time that they took."""
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
-        self._start = time.perf_counter()
+    def __init__(self) -> None:
+        self._start = time.perf_counter(), _processor_seconds()
 
     def text(self, count: int) -> str:
-        seconds = max(1e-9, time.perf_counter() - self._start)
-        return f"{count / seconds:.1f} seeds/s, {count / seconds / self._workers:.1f} a core"
+        seconds, used = time.perf_counter() - self._start[0], _processor_seconds() - self._start[1]
+        return f"{count / max(seconds, 1e-9):.1f} seeds/s, {count / max(used, 1e-9):.1f} a core"
+
+
+def _processor_seconds() -> float:
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(used.ru_utime + used.ru_stime for used in both)

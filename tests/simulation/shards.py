@@ -55,9 +55,11 @@ def _take(world: ShardWorld, drawn: float) -> None:
 
 
 def _release(world: ShardWorld, drawn: float) -> None:
-    where = world.chance.choice(world.shards)
-    world.say(f"{where} is released")
-    _any(world).release(where)
+    serving = [(process, where) for process in world.takers for where in process.owned]
+    if serving:
+        process, where = world.chance.choice(serving)
+        world.say(f"{process.name} is to release {where}")
+        process.release(where)
 
 
 def _kill(world: ShardWorld, drawn: float) -> None:
