@@ -35,7 +35,13 @@ class Pod:
         token = PROCESS.set(start)
         try:
             self.store: MemoryStore = world.server.connect(start)
-            self.worker = Worker(self.store, settings, Identity(name, start, "v1"), drain_seconds=world.drain_seconds)
+            self.worker = Worker(
+                self.store,
+                settings,
+                Identity(name, start, "v1"),
+                drain_seconds=world.drain_seconds,
+                memory=lambda: None,  # this machine's memory is no part of the world
+            )
             self._task = self._loop.create_task(self._run())
         finally:
             PROCESS.reset(token)

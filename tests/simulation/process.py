@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 from starling.adapters.memory import MemoryServer
 from starling.agent import definition
+from starling.core import limits
 from starling.core.ids import PodName, PoolName, ShardId
 from starling.core.retry import RetryPolicy
 from starling.core.routes import Routes
 from starling.engine.calls import Calls
 from starling.engine.journal import last_record
+from starling.engine.passivation import Passivation
 from starling.engine.producer import Producer
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard import OwnedShard
@@ -61,6 +63,7 @@ def settings_of(
         timer=timer,
         chance=chance,
         retry=RetryPolicy(attempts=ATTEMPTS, initial=0.2, cap=1.0),
+        max_active=random.Random(pool.incarnation).choice((2, limits.MAX_ACTIVE)),
         dedupe_window=pool.dedupe_window,
     )
 
@@ -94,6 +97,10 @@ class Process:
             self._producer = producer
             self._settings = {
                 pool.name: settings_of(pool, self.wall, self._loop.time, chance) for pool in pools.values()
+            }
+            self._passivation = {
+                name: Passivation(max_active=settings.max_active, memory=lambda: None)
+                for name, settings in self._settings.items()
             }
             self.owned: dict[Where, OwnedShard] = {}
             self._holding: dict[Where, asyncio.Task[None]] = {}
@@ -189,6 +196,7 @@ class Process:
                 over=over,
                 routes=self._routes,
                 calls=self._calls,
+                passivation=self._passivation[pool],
             )
             await owned.run()
         except* JournalLost as group:
