@@ -19,21 +19,23 @@ from benchmarks.groups import GROUPS
 GROUP_TIMEOUT: Final = 900.0
 
 
-async def run(bench: Bench, names: list[str]) -> dict[str, Any]:
-    """Run the groups and return everything as JSON."""
+async def run(bench: Bench, names: list[str], target: Path) -> None:
+    """Run the groups; what is known so far is in the file after each, so that a run that is stopped was not in vain."""
     taken_on = environment()
     started = time.monotonic()
     for name in names:
         bench.group = name
         bench.say(f"== {name}")
         await within(GROUP_TIMEOUT, GROUPS[name], bench)
-    return {
-        "environment": taken_on,
-        "rounds": bench.rounds,
-        "quick": bench.quick,
-        "seconds": round(time.monotonic() - started, 1),
-        "cases": [case.as_json() for case in bench.cases],
-    }
+        value: dict[str, Any] = {
+            "environment": taken_on,
+            "rounds": bench.rounds,
+            "quick": bench.quick,
+            "seconds": round(time.monotonic() - started, 1),
+            "cases": [case.as_json() for case in bench.cases],
+        }
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(json.dumps(value, indent=1) + "\n")
 
 
 def main() -> int:
@@ -49,12 +51,11 @@ def main() -> int:
     if given.rounds is not None and given.rounds < 1:
         parser.error(f"--rounds is {given.rounds}; give at least 1")
     bench = Bench(rounds=given.rounds or (1 if given.quick else 5), quick=given.quick, say=_say)
+    started = time.monotonic()
     try:
-        result = uvloop.run(run(bench, given.only or list(GROUPS)))
+        uvloop.run(run(bench, given.only or list(GROUPS), given.json))
     finally:
         bench.close()
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    given.json.write_text(json.dumps(result, indent=1) + "\n")
     if given.page:
         page.write(given.json, page.PAGE, Path("build/faults.json"))
     failed = [case for case in bench.cases if case.error]
@@ -63,7 +64,9 @@ def main() -> int:
         _say(f"missed: {told(outcome)}")
     for case in failed:
         _say(f"failed: {case.title}: {case.error}")
-    _say(f"{len(bench.cases)} measurements, {len(failed)} failed, {len(missed)} targets missed, {result['seconds']} s")
+    _say(
+        f"{len(bench.cases)} measurements, {len(failed)} failed, {len(missed)} targets missed, {time.monotonic() - started:.0f} s"
+    )
     return 1 if failed or (given.strict and missed) else 0
 
 
