@@ -20,6 +20,8 @@ MAX_TURN_TARGETS: Final = 1000
 """Messages of one turn; more go out in pieces."""
 MAX_TURN_BYTES: Final = 64 * MIB
 PIECE_BYTES: Final = 128 * KIB
+KNOWN_CELLS: Final = 16_384
+"""Cells of a shard whose place in the table is kept in mind."""
 MAX_PARKED: Final = 50_000
 PARK_FROM: Final = 2048
 PARKED_IN_MEMORY: Final = 64

@@ -87,6 +87,13 @@ class Overlay:
             entry.journal, entry.cell, entry.changed = journal, cell, now
         self.entries[key] = entry
 
+    def forget(self) -> None:
+        """Forget what is known longest of cells that are in the table, beyond a bound; they are read before a write."""
+        excess = len(self.known) - limits.KNOWN_CELLS
+        if excess > 0:
+            for key in [key for key in self.known if key not in self.entries][: excess + limits.KNOWN_CELLS // 4]:
+                del self.known[key]
+
     def drop(self, key: str, journal: int, now: float) -> None:
         """Note that a cell whose key never comes back was removed.
 

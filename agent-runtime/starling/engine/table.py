@@ -146,6 +146,7 @@ class Table:
     async def write_round(self, now: float, *, quiet: float, patience: float) -> int:
         """Write the cells that are due and wait for the answers; return how many are in the table now."""
         overlay = self.overlay
+        overlay.forget()
         if self._mark_anew:
             await self.mark()
             self._mark_anew = False

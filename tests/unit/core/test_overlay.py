@@ -180,3 +180,18 @@ def test_no_record_goes_that_something_needs(
     own_last: int, snapshot: int, cell: int | None, frame: int | None, bound: int
 ) -> None:
     assert purge_bound(own_last=own_last, snapshot=snapshot, needed=(cell, frame)) == bound
+
+
+def test_what_is_known_of_cells_in_the_table_is_bounded_and_cells_on_their_way_stay_known() -> None:
+    overlay = Overlay()
+    count = limits.KNOWN_CELLS + 10
+    for number in range(count):
+        overlay.commit(f"{number}", number + 1, Cell(1, b""), 0.0)
+        if number:
+            overlay.acknowledged(f"{number}", number + 1, number + 1)
+        else:
+            overlay.found("0", 1, None)
+    overlay.forget()
+    assert len(overlay.known) <= limits.KNOWN_CELLS
+    assert "0" in overlay.known
+    assert f"{count - 1}" in overlay.known
