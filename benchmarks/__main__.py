@@ -64,9 +64,8 @@ def main() -> int:
         _say(f"missed: {told(outcome)}")
     for case in failed:
         _say(f"failed: {case.title}: {case.error}")
-    _say(
-        f"{len(bench.cases)} measurements, {len(failed)} failed, {len(missed)} targets missed, {time.monotonic() - started:.0f} s"
-    )
+    seconds = time.monotonic() - started
+    _say(f"{len(bench.cases)} measurements, {len(failed)} failed, {len(missed)} targets missed, {seconds:.0f} s")
     return 1 if failed or (given.strict and missed) else 0
 
 
