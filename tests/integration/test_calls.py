@@ -124,7 +124,7 @@ async def test_a_message_that_no_handler_takes_is_refused_by_the_other_pod(
             await mesh.call(AgentId("recorder", "k"), Unhandled(), timeout=30)
 
 
-@pytest.mark.row("RT-21", part="names class and text")
+@pytest.mark.row("RT-21", part="names class and text", completes=True)
 async def test_an_error_of_a_handler_in_another_pod_arrives_with_class_name_and_text(
     cluster: Cluster, pools: tuple[Pool, Pool]
 ) -> None:

@@ -91,7 +91,7 @@ async def test_with_the_store_stopped_send_raises_and_claims_nothing(private_clu
     assert (record.count, record.wrong) == (2, [])
 
 
-@pytest.mark.row("RT-1", part="10,000 messages while pods and the server are killed at random")
+@pytest.mark.row("RT-1", part="10,000 messages while pods and the server are killed at random", completes=True)
 @pytest.mark.timeout(240)
 async def test_ten_thousand_messages_are_each_handled_once_while_pods_and_server_are_killed_at_random(
     private_cluster: Cluster,

@@ -57,7 +57,7 @@ async def _numbers(mesh: TestMesh, key: str = "a") -> list[int]:
     return notes.numbers
 
 
-@pytest.mark.row("RT-60")
+@pytest.mark.row("RT-60", part="one round trip for 1000 to one shard, a result per message")
 async def test_a_thousand_messages_to_one_shard_are_one_frame_in_order() -> None:
     async with starling.testing.mesh(Notebook, subscriptions={"batch.note": Notebook}, shards=1) as mesh:
         results = await mesh.publish_many((NOTES("a"), Note(number)) for number in range(1000))
@@ -99,7 +99,7 @@ async def test_all_or_nothing_sends_nothing_when_one_message_is_bad() -> None:
         assert sum(await _frames(mesh, shards=4)) == 999
 
 
-@pytest.mark.row("RT-60", part="the same batch id twice counts once")
+@pytest.mark.row("RT-60", part="the same batch id twice counts once", completes=True)
 @pytest.mark.parametrize("all_or_nothing", [False, True])
 async def test_the_same_batch_id_twice_counts_once(all_or_nothing: bool) -> None:
     async with starling.testing.mesh(Notebook, shards=1) as mesh:

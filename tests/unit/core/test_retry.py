@@ -63,7 +63,7 @@ def test_jitter_spreads_over_half_of_the_pause_and_never_passes_the_cap(
     assert spread.pause(failed, 1.0) == plain
 
 
-@pytest.mark.row("RT-27", part="no retries means one try")
+@pytest.mark.row("RT-27", part="no retries means one try", completes=True)
 def test_one_attempt_means_no_retry() -> None:
     assert not RetryPolicy(attempts=1).retries(ValueError(), 1)
     assert [RetryPolicy(attempts=3).retries(ValueError(), attempt) for attempt in (1, 2, 3, 4)] == [

@@ -105,7 +105,7 @@ print(json.dumps([hash("a"), [shard_of(kind, key, 16) for kind, key in json.load
 """
 
 
-@pytest.mark.row("CP-4", part="equal in 100 processes with different hash seeds")
+@pytest.mark.row("CP-4", part="equal in 100 processes with different hash seeds", completes=True)
 def test_a_hundred_processes_with_different_hash_seeds_agree() -> None:
     command = [sys.executable, "-S", "-c", LOOK_UP, *map(str, starling.__path__), json.dumps(MANY)]
     told = [

@@ -157,7 +157,7 @@ async def test_of_a_hundred_messages_sent_at_once_to_one_agent_one_is_handled_at
     assert sorted(state.numbers) == list(range(100))
 
 
-@pytest.mark.row("RT-4", part="different agents run in parallel")
+@pytest.mark.row("RT-4", part="different agents run in parallel", completes=True)
 @pytest.mark.parametrize("shards", [1, 4])
 async def test_turns_of_ten_agents_are_under_way_together(shards: int) -> None:
     """Each waits until all ten have started: one after the other they would wait for ever."""
