@@ -166,18 +166,6 @@ MUTANTS: tuple[Mutant, ...] = (
         lambda: edited(Chain.stored, ("if found <= self._last_position and self._ordered:", "if False:")),
     ),
     Mutant(
-        "later answers count after a failure",
-        "M5",
-        lambda: all_of(
-            edited(
-                Chain.stored,
-                ("if attempt != self.attempt:", "if False:"),
-                ("self._sent -= 1", "self._sent = max(0, self._sent - 1)"),
-            ),
-            edited(Chain.failed, ("self._answers.clear()", "pass"), ("self._last_position = 0", "pass")),
-        ),
-    ),
-    Mutant(
         "a frame that nobody answered for is not sent again",
         "M5",
         lambda: edited(Chain.failed, ("self._sent = 0", "pass")),
