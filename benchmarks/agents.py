@@ -72,6 +72,15 @@ class Counter(Agent[CounterState]):
         return Count(self.state.handled)
 
 
+class Fleeting(Agent[CounterState], durability="none"):
+    """As Counter, and nothing of it is recorded."""
+
+    @rpc
+    async def add_now(self, message: AddNow) -> Count:
+        self.state.handled += message.amount
+        return Count(self.state.handled)
+
+
 @dataclass(frozen=True, slots=True)
 class Hop:
     """To be passed on to the counter of this key."""

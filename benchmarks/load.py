@@ -93,6 +93,12 @@ class Load:
             lambda n: self.mesh.call(AgentId("relay", f"r{n % keys}"), HopNow(f"k{n % keys}"), timeout=60.0),
         )
 
+    async def fleeting(self, in_flight: int = 1, keys: int = 1000, seconds: float = 2.0) -> dict[str, float]:
+        """Calls to agents that record nothing: through the log, answered before any commit."""
+        return await self._timed(
+            in_flight, seconds, lambda n: self.mesh.call(AgentId("fleeting", f"k{n % keys}"), AddNow(), timeout=60.0)
+        )
+
     async def queries(self, in_flight: int = 1, keys: int = 1000, seconds: float = 2.0) -> dict[str, float]:
         """Read-only questions past the log."""
         await counted(self.mesh, keys)

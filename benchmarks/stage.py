@@ -34,6 +34,7 @@ POOL: Final = "bench"
 TOPICS: Final = {"bench.add": "counter", "bench.numbered": "checker"}
 AGENTS: Final = {
     "counter": "Counter",
+    "fleeting": "Fleeting",
     "relay": "Relay",
     "scale": "Scale",
     "checker": "Checker",

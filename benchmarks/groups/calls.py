@@ -45,8 +45,13 @@ async def calls(bench: Bench) -> None:
         )
 
 
+COMMITTED = "Starling, committed"
+FLEETING = "Starling, durability none"
+QUERY = "Starling, query"
+
+
 async def queries(bench: Bench) -> None:
-    """Read-only questions past the log, against a bare request and reply."""
+    """Read-only questions past the log, against a bare request and reply; and the three ways beside each other."""
     seconds = bench.seconds
     async with bench.mesh() as mesh, nats_by_hand(bench.folder()) as hand:
         for in_flight in (1, 64):
@@ -57,4 +62,12 @@ async def queries(bench: Bench) -> None:
                     REQUEST: loading(hand.load, "request_reply", in_flight=in_flight, seconds=seconds),
                 },
                 [Target("p50 over request and reply", OURS, "p50_us", 1.5, REQUEST, at_least=False)],
+            )
+            await bench.compare(
+                f"An answer in three ways, {in_flight} in flight",
+                {
+                    COMMITTED: loading(mesh.load, "calls", in_flight=in_flight, seconds=seconds),
+                    FLEETING: loading(mesh.load, "fleeting", in_flight=in_flight, seconds=seconds),
+                    QUERY: loading(mesh.load, "queries", in_flight=in_flight, seconds=seconds),
+                },
             )
