@@ -59,8 +59,9 @@ def test_asking_in_the_wrong_way_says_which_is_the_right_one() -> None:
 
     with pytest.raises(CantHandle, match=r"Note as a query; Till\.noted is an @event"):
         definition(Till).find_query("Note", b"{}")
-    with pytest.raises(CantHandle, match=r"through the log; .*Silent\.peek is a @query"):
-        definition(Silent).find("AskTill", b"{}", True)
+    for is_call in (True, False):
+        with pytest.raises(CantHandle, match=r"through the log; .*Silent\.peek is a @query"):
+            definition(Silent).find("AskTill", b"{}", is_call)
 
 
 def test_a_query_says_what_it_answers_and_answers_that() -> None:
