@@ -87,12 +87,53 @@ def test_the_rules_are_valid(promtool: str) -> None:
     done = subprocess.run([promtool, "check", "rules", RULES], capture_output=True, text=True, timeout=60, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "8 rules found" in done.stdout
+    assert "9 rules found" in done.stdout
 
 
 def test_the_rules_compute_what_their_names_say(promtool: str, tmp_path: Path) -> None:
     file = tmp_path / "rules.json"
     file.write_text(json.dumps(TESTS))  # JSON is YAML
+
+    done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _fires(minutes: int, ratio: float) -> dict[str, object]:
+    """What is expected of the alert at a time."""
+    alert = {
+        "exp_labels": {"severity": "warning", "namespace": "n", "pool": "p"},
+        "exp_annotations": {
+            "summary": f"Pool p keeps dead letters up to {ratio:.0%} of their bound",
+            "description": (
+                "At the bound the oldest are lost. Look with `starling dead list --pool p`, then replay or drop them; "
+                "docs/command-line.md says how."
+            ),
+        },
+    }
+    name = "StarlingDeadLettersNearlyFull"
+    return {"eval_time": f"{minutes}m", "alertname": name, "exp_alerts": [alert] if ratio else []}
+
+
+@pytest.mark.row("RT-30", part="an alert comes before the bound drops the oldest")
+def test_an_alert_comes_before_the_oldest_dead_letters_go(promtool: str, tmp_path: Path) -> None:
+    filling = {
+        "series": 'starling_dead_letters_fill_ratio{namespace="n", pool="p", pod="p-0"}',
+        "values": "0.5x10 0.9x10 0.1x5",
+    }
+    test = {
+        "rule_files": [str(RULES)],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [filling],
+                "alert_rule_test": [_fires(10, 0.0), _fires(13, 0.0), _fires(17, 0.9), _fires(23, 0.0)],
+            }
+        ],
+    }
+    file = tmp_path / "alerts.json"
+    file.write_text(json.dumps(test))
 
     done = subprocess.run([promtool, "test", "rules", file], capture_output=True, text=True, timeout=60, check=False)
 
