@@ -86,7 +86,7 @@ def test_a_quantile_above_the_last_bound_is_that_bound_and_of_nothing_is_nan(mad
     assert sizes.quantile(0.5) == 2.0
 
 
-@pytest.mark.row("CP-25", part="timer")
+@pytest.mark.row("CP-25")
 async def test_a_timer_measures_async_code_until_it_returns(made: Instruments) -> None:
     naps = made.timer("nap_seconds", "Naps.")
 

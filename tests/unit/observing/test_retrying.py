@@ -196,7 +196,7 @@ service = Service()
 attempts: list[int] = []
 
 
-@pytest.mark.row("RT-67", part="in a turn")
+@pytest.mark.row("RT-67")
 async def test_outside_calls_are_tried_again_within_one_attempt_of_a_turn() -> None:
     service.errors = [ConnectionError("down"), TimeoutError("slow"), ConnectionError("down")]
     service.calls = 0

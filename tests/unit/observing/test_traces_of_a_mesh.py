@@ -195,8 +195,8 @@ async def test_the_stages_of_a_request_come_in_their_order(exporter: InMemorySpa
     ]
 
 
-@pytest.mark.row("RT-64", part="attached to the span, and over the wire to the caller")
-@pytest.mark.row("RT-65", part="a hook that raises does not hide the first error")
+@pytest.mark.row("RT-64")
+@pytest.mark.row("RT-65")
 async def test_an_error_is_an_event_of_its_span_and_its_record_reaches_the_caller(
     exporter: InMemorySpanExporter, caplog: pytest.LogCaptureFixture
 ) -> None:

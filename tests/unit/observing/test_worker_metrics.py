@@ -195,6 +195,9 @@ async def test_more_agents_make_no_more_series() -> None:
                 await mesh.send(AgentId("metric_purse", f"{n}"), Coin(1))
             await mesh.idle()
             counts.append(len(series(mesh)))
+            [pool] = mesh._pools
+            intakes = [i for shard in pool.workers[0].ownership.owned.values() for i in shard._intakes.values()]
+            assert not any(intake._stored for intake in intakes)  # what tells the oldest does not pile up
     assert counts[0] == counts[1]
 
 
