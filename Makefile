@@ -23,15 +23,7 @@ test: setup ## all tests; says at the end which were skipped and why
 	$(PYTHON) -m pytest $(TESTS)
 
 check: setup ## lint, format, types, import contracts, generated files
-	.venv/bin/ruff check .
-	.venv/bin/ruff format --check .
-	.venv/bin/mypy
-	.venv/bin/lint-imports --no-cache
-	$(PYTHON) -m starling_operator.api.generate --check crds
-	$(PYTHON) -m hack.chart --check
-	$(PYTHON) -m hack.boards lint
-	$(PYTHON) -m hack.commands --check
-	$(PYTHON) -m hack.features --check
+	@hack/check
 
 simulate: setup ## the engine under simulated faults: SEEDS=1000
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS)

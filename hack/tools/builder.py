@@ -174,6 +174,9 @@ def wait(place: Path, seconds: float) -> int:
     """Show the log of a running build until it ends or `seconds` have passed."""
     started, shown = time.monotonic(), 0
     log = place / "build.log"
+    if not absent(place):
+        print(f"the cluster's programs are in {place}")
+        return 0
     while True:
         running = is_building(place)
         text = log.read_text(errors="replace") if log.exists() else ""
