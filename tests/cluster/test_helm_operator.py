@@ -196,6 +196,6 @@ def test_every_query_of_the_board_returns_data_under_load(
             assert asyncio.run(panels_without_data(nats_server.url, mesh, measured.url)) == []
 
             for record in yaml.safe_load(RULES.read_text())["groups"]:
-                for rule in record["rules"]:
+                for rule in (rule for rule in record["rules"] if "record" in rule):  # alerts have data when they fire
                     assert measured.query(f'{rule["record"]}{{namespace="{mesh}"}}'), rule["record"]
             remove(cluster, mesh)
