@@ -7,7 +7,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from starling.client import Mesh, connect
 from starling.core.ids import AgentId
 
 from benchmarks.agents import ADD, Add, AddNow, Hop, HopNow, Parcel, Peek, Read, Spread
+from benchmarks.cost import Cost
 from benchmarks.figures import latencies
 
 READ_AT_ONCE: Final = 500
@@ -50,15 +51,20 @@ def zipf_keys(keys: int, exponent: float, chance: random.Random) -> Callable[[in
 
 
 class Load:
-    """The workloads. Each takes its parameters from the command line's JSON and returns figures."""
+    """The workloads. Each takes its parameters from the command line's JSON and returns figures.
 
-    def __init__(self, mesh: Mesh) -> None:
+    pids: of the processes whose CPU time counts beside our own.
+    """
+
+    def __init__(self, mesh: Mesh, pids: Sequence[int] = ()) -> None:
         self.mesh = mesh
+        self._pids = list(pids)
 
     async def _timed(self, in_flight: int, seconds: float, act: Callable[[int], Awaitable[Any]]) -> dict[str, float]:
         """Keep so many calls under way for so long; return rate and latencies."""
         taken: list[float] = []
         now = time.perf_counter
+        cost = Cost(self._pids)
         started = now()
         end = started + seconds
         number = 0
@@ -73,7 +79,7 @@ class Load:
         async with asyncio.TaskGroup() as tasks:
             for _ in range(in_flight):
                 tasks.create_task(worker())
-        return {"per_second": len(taken) / (now() - started), **latencies(taken)}
+        return {"per_second": len(taken) / (now() - started), **latencies(taken), **cost.each(len(taken))}
 
     async def calls(self, in_flight: int = 1, keys: int = 1000, seconds: float = 2.0) -> dict[str, float]:
         """Durable calls over `keys` counters, which are active already."""
@@ -132,6 +138,7 @@ class Load:
         rows: Iterator[Any] = (
             (topics[key], Add(), f"{run}-{number}" if ids else None) for number, key in enumerate(drawn)
         )
+        cost = Cost(self._pids)
         started = time.perf_counter()
         await self.mesh.publish_all(rows, in_flight=in_flight, timeout=120.0)
         stored = time.perf_counter() - started
@@ -142,6 +149,7 @@ class Load:
         return {
             "per_second": messages / seconds,
             "stored_per_second": messages / stored,
+            **cost.each(messages),
             "lost": max(0, messages - handled),
             "doubled": max(0, handled - messages),
         }
@@ -171,6 +179,7 @@ class Load:
         message: Callable[[int], tuple[AgentId, object]],
     ) -> dict[str, float]:
         before = await counted(self.mesh, keys)
+        cost = Cost(self._pids)
         started = time.perf_counter()
 
         async def send(number: int) -> None:
@@ -184,6 +193,7 @@ class Load:
             await asyncio.sleep(0.01)
         return {
             "per_second": expected / (time.perf_counter() - started),
+            **cost.each(expected),
             "lost": max(0, expected - handled),
             "doubled": max(0, handled - expected),
         }
@@ -228,9 +238,9 @@ class Load:
 
 async def main(given: dict[str, Any]) -> dict[str, float]:
     """Return the figures of one workload."""
-    url, mesh, workload = given.pop("url"), given.pop("mesh"), given.pop("workload")
+    url, mesh, workload, pids = (given.pop(name) for name in ("url", "mesh", "workload", "pids"))
     async with connect(url, mesh=mesh) as client:
-        figures: dict[str, float] = await getattr(Load(client), workload)(**given)
+        figures: dict[str, float] = await getattr(Load(client, pids), workload)(**given)
         return figures
 
 

@@ -19,6 +19,7 @@ UNITS: Final[Mapping[str, tuple[str, float]]] = {
     "p50_us": ("p50, ms", 1e-3),
     "p99_us": ("p99, ms", 1e-3),
     "max_us": ("slowest, ms", 1e-3),
+    "cpu_us": ("CPU each, all processes, us", 1),
     "activation_p50_us": ("activation adds at p50, ms", 1e-3),
     "longest_call_ms": ("longest call, ms", 1),
     "bytes_per_agent": ("bytes per agent", 1),
@@ -40,7 +41,8 @@ Written by `make bench` (`python -m benchmarks`, then `python -m benchmarks.page
 measured in interleaved rounds of one run on one machine: read ratios, not absolute numbers. A figure is the median
 of its rounds, with the smallest and the largest in brackets. A ratio is taken round by round, so that what both
 sides suffer at the same moment cancels out. The load runs as a process of its own on the same cores as servers and
-workers.
+workers. "CPU each" is the CPU time of load, servers and workers together for one operation: unlike rates and times it
+hardly depends on what else the machine does.
 
 What is compared: Starling's calls and messages are stored before they count as accepted, each agent's state is stored
 before the answer, nothing is lost or doubled when a worker dies. None of the peers promises all of that; what each of

@@ -17,19 +17,12 @@ import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import uvloop
 
+from benchmarks.cost import cpu_seconds
 from benchmarks.stage import Stage, StageOptions, stage
-
-TICKS: Final = os.sysconf("SC_CLK_TCK")
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 async def profile(workload: str, parameters: Mapping[str, Any], *, shown: int) -> None:

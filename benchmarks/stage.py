@@ -219,6 +219,11 @@ class Stage:
             raise StageFailed(f"pod {pod} has no process now")
         return found
 
+    def pids(self) -> list[int]:
+        """Process ids of servers and workers that run now."""
+        found = [server.pid for server in self.servers] + [self.pods.process_of(pod) for pod in self.names()]
+        return [pid for pid in found if pid is not None]
+
     def kill(self, pod: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a pod's process."""
         os.kill(self.pid(pod), number)
@@ -301,7 +306,7 @@ class Stage:
 
     async def load(self, workload: str, **parameters: Any) -> dict[str, float]:
         """Run a load in a process of its own and return its figures."""
-        given = {"url": self.url, "mesh": MESH, "workload": workload, **parameters}
+        given = {"url": self.url, "mesh": MESH, "workload": workload, "pids": self.pids(), **parameters}
         return await json_of("-m", "benchmarks.load", given, cwd=ROOT)
 
     async def metric(self, name: str) -> float:

@@ -28,10 +28,14 @@ class Peer:
         self.url = url
         self.script = str(PEERS / name / "bench.py")
         self.python = python_of(name)
+        self.pids: list[int] = []
+        """Processes whose CPU time counts beside the load's own."""
 
     async def load(self, workload: str, **parameters: Any) -> dict[str, float]:
         """Run a load in a process of its own and return its figures."""
-        given = {"workload": workload, **({"url": self.url} if self.url else {}), **parameters}
+        given = {"workload": workload, **parameters}
+        if self.url:
+            given.update(url=self.url, pids=self.pids)
         return await json_of(self.script, "drive", given, python=self.python)
 
     async def provision(self) -> None:
@@ -68,8 +72,10 @@ async def nats_by_hand(folder: Path, *, workers: int = 2, state: bool = True) ->
     async with _on_server("nats_by_hand", folder) as peer, AsyncExitStack() as processes:
         for number in range(workers):
             given = {"url": peer.url, "number": number, "workers": workers, "state": state}
-            await processes.enter_async_context(running(peer.script, "worker", given, python=peer.python))
-        await processes.enter_async_context(running(peer.script, "echo", {"url": peer.url}, python=peer.python))
+            worker = await processes.enter_async_context(running(peer.script, "worker", given, python=peer.python))
+            peer.pids.append(worker.pid)
+        echo = running(peer.script, "echo", {"url": peer.url}, python=peer.python)
+        peer.pids.append((await processes.enter_async_context(echo)).pid)
         yield peer
 
 
@@ -79,7 +85,8 @@ async def faststream(folder: Path, *, workers: int = 2) -> AsyncIterator[Peer]:
     async with _on_server("faststream", folder) as peer, AsyncExitStack() as processes:
         for number in range(workers):
             given = {"url": peer.url, "number": number, "workers": workers}
-            await processes.enter_async_context(running(peer.script, "worker", given, python=peer.python))
+            worker = await processes.enter_async_context(running(peer.script, "worker", given, python=peer.python))
+            peer.pids.append(worker.pid)
         yield peer
 
 
@@ -89,6 +96,8 @@ async def _on_server(name: str, folder: Path) -> AsyncIterator[Peer]:
     await server.start()
     try:
         peer = Peer(name, server.url)
+        assert server.pid is not None
+        peer.pids.append(server.pid)
         await peer.provision()
         yield peer
     finally:

@@ -11,12 +11,16 @@ import asyncio
 import json
 import sys
 import time
+from pathlib import Path
 
 import nats
 import uvloop
 from faststream import AckPolicy, FastStream
 from faststream.nats import JStream, NatsBroker, PullSub
 from pydantic import BaseModel
+
+sys.path.append(str(Path(__file__).parents[2]))  # beside the libraries of this environment: only benchmarks/cost.py
+from cost import Cost
 
 FAN = 10
 
@@ -70,7 +74,8 @@ async def worker(given):
 
 
 class Load:
-    def __init__(self, connection, workers):
+    def __init__(self, connection, workers, pids):
+        self.pids = pids
         self.connection = connection
         self.stream = connection.jetstream(publish_async_max_pending=4000)
         self.workers = workers
@@ -82,6 +87,7 @@ class Load:
     async def send(self, subjects, body, expected):
         """Publish with nats-py's own pipelined publish, which costs less than FastStream's."""
         before = await self.handled()
+        cost = Cost(self.pids)
         started = time.perf_counter()
         headers = {"content-type": "application/json"}
         for subject in subjects:
@@ -91,7 +97,7 @@ class Load:
             if time.perf_counter() - started > 120:
                 raise SystemExit(f"{expected - handled} messages are missing after two minutes")
             await asyncio.sleep(0.005)
-        return {"per_second": expected / (time.perf_counter() - started)}
+        return {"per_second": expected / (time.perf_counter() - started), **cost.each(expected)}
 
     async def one_way(self, messages, keys=1000):
         subjects = (f"fast.add.k{n % keys}" for n in range(messages))
@@ -102,7 +108,7 @@ class Load:
         figures = await self.send(
             subjects, lambda subject: json.dumps({"key": subject.rpartition(".")[2]}).encode(), 2 * messages
         )
-        return {"per_second": figures["per_second"] / 2}
+        return {"per_second": figures["per_second"] / 2, "cpu_us": figures["cpu_us"] * 2}
 
     async def fan_out(self, messages):
         return await self.send(("fast.fan" for _ in range(messages)), lambda subject: b'{"amount":1}', FAN * messages)
@@ -110,9 +116,10 @@ class Load:
 
 async def drive(given):
     url, workload, workers = given.pop("url"), given.pop("workload"), given.pop("workers", 2)
+    pids = given.pop("pids")
     connection = await nats.connect(url)
     try:
-        print(json.dumps(await getattr(Load(connection, workers), workload)(**given)))
+        print(json.dumps(await getattr(Load(connection, workers, pids), workload)(**given)))
     finally:
         await connection.close()
 

@@ -12,10 +12,14 @@ import json
 import random
 import sys
 import time
+from pathlib import Path
 
 import nats
 import uvloop
 from nats.js.api import AckPolicy, ConsumerConfig
+
+sys.path.append(str(Path(__file__).parents[2]))  # beside the libraries of this environment: only benchmarks/cost.py
+from cost import Cost
 
 BATCH = 256
 
@@ -94,7 +98,8 @@ def latencies(taken):
 
 
 class Load:
-    def __init__(self, connection, workers):
+    def __init__(self, connection, workers, pids):
+        self.pids = pids
         self.connection = connection
         self.stream = connection.jetstream(publish_async_max_pending=4000)
         self.workers = workers
@@ -109,6 +114,7 @@ class Load:
     async def timed(self, in_flight, seconds, act):
         taken = []
         now = time.perf_counter
+        cost = Cost(self.pids)
         started, number = now(), 0
         end = started + seconds
 
@@ -120,7 +126,7 @@ class Load:
                 taken.append(now() - begun)
 
         await asyncio.gather(*(client() for _ in range(in_flight)))
-        return {"per_second": len(taken) / (now() - started), **latencies(taken)}
+        return {"per_second": len(taken) / (now() - started), **latencies(taken), **cost.each(len(taken))}
 
     async def calls(self, in_flight=1, keys=1000, seconds=2.0):
         waiting = {}
@@ -156,16 +162,19 @@ class Load:
         else:
             drawn = [n % keys for n in range(messages)]
         subjects = [self.subject(f"k{n}") for n in range(keys)]
+        cost = Cost(self.pids)
         started = time.perf_counter()
         for key in drawn:
             await self.stream.publish_async(subjects[key], b'{"amount":1}', wait_stall=60)
         await self.stream.publish_async_completed()
         stored = time.perf_counter() - started
         await self.until(before + messages, started)
-        return {"per_second": messages / (time.perf_counter() - started), "stored_per_second": messages / stored}
+        seconds = time.perf_counter() - started
+        return {"per_second": messages / seconds, "stored_per_second": messages / stored, **cost.each(messages)}
 
     async def relayed(self, messages, keys=200):
         before = await self.handled()
+        cost = Cost(self.pids)
         started = time.perf_counter()
         for number in range(messages):
             hop = self.subject(f"k{number % keys}")
@@ -174,18 +183,19 @@ class Load:
             )
         await self.stream.publish_async_completed()
         await self.until(before + 2 * messages, started)
-        return {"per_second": messages / (time.perf_counter() - started)}
+        return {"per_second": messages / (time.perf_counter() - started), **cost.each(messages)}
 
     async def publish_ack(self, seconds=2.0, in_flight=1):
         """The ceiling: a publish, stored, nothing else."""
         return await self.timed(in_flight, seconds, lambda n: self.stream.publish("raw.k", b'{"amount":1}'))
 
     async def publish_pipelined(self, messages):
+        cost = Cost(self.pids)
         started = time.perf_counter()
         for _ in range(messages):
             await self.stream.publish_async("raw.k", b'{"amount":1}', wait_stall=60)
         await self.stream.publish_async_completed()
-        return {"per_second": messages / (time.perf_counter() - started)}
+        return {"per_second": messages / (time.perf_counter() - started), **cost.each(messages)}
 
     async def request_reply(self, seconds=2.0, in_flight=1):
         """The ceiling of a query: another process answers at once, nothing is stored."""
@@ -205,9 +215,10 @@ async def echo(given):
 
 async def drive(given):
     url, workload, workers = given.pop("url"), given.pop("workload"), given.pop("workers", 2)
+    pids = given.pop("pids")
     connection = await nats.connect(url)
     try:
-        print(json.dumps(await getattr(Load(connection, workers), workload)(**given)))
+        print(json.dumps(await getattr(Load(connection, workers, pids), workload)(**given)))
     finally:
         await connection.close()
 
