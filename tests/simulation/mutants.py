@@ -218,6 +218,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "S does not rise when an equal version is found",
         "hole 3 of the table",
         lambda: edited(Overlay.found, ("self.reached = max(self.reached, revision)", "pass")),
+        "an_equal_version",
     ),
     Mutant(
         "a cell leaves the overlay when it is sent",

@@ -63,7 +63,7 @@ def settings_of(
         timer=timer,
         chance=chance,
         retry=RetryPolicy(attempts=ATTEMPTS, initial=0.2, cap=1.0),
-        max_active=random.Random(pool.incarnation).choice((2, limits.MAX_ACTIVE)),
+        max_active=random.Random(pool.incarnation).choice((1, 2, limits.MAX_ACTIVE)),
         dedupe_window=pool.dedupe_window,
     )
 

@@ -143,6 +143,16 @@ def test_a_take_over_an_old_read_is_no_fence() -> None:
     in_virtual_time(main)
 
 
+def test_an_equal_version_that_is_found_in_the_table_counts_as_an_own_write() -> None:
+    """Its answer was lost: after it has left the overlay, a replica behind it must not be believed."""
+    overlay = Overlay()
+    overlay.marked(3)
+    overlay.commit(CELL, 4, Cell(1, b""), 0.0)
+    overlay.found(CELL, 9, TableValue(4, 1, b""))
+    assert not overlay.entries
+    assert overlay.reached == 9
+
+
 @message("hole-news")
 @dataclass(frozen=True, slots=True)
 class News:

@@ -355,6 +355,6 @@ def _tags(data: bytes | None) -> list[str]:
 
 
 def _tag(letter: DeadLetter) -> str:
-    if letter.envelope is None:
+    if letter.envelope is None or not letter.envelope.body:
         return ""
     return str(json.loads(letter.envelope.body).get("tag", ""))
