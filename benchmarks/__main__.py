@@ -57,7 +57,7 @@ def main() -> int:
     finally:
         bench.close()
     if given.page:
-        page.write(given.json, page.PAGE, Path("build/faults.json"))
+        page.write([given.json], page.PAGE, Path("build/faults.json"))
     failed = [case for case in bench.cases if case.error]
     missed = [outcome for case in bench.cases for outcome in case.outcomes if not outcome.ok]
     for outcome in missed:

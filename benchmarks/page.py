@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,8 +52,23 @@ them leaves out is in its label, and its program is in `benchmarks/peers/`, with
 
 def page(run: Mapping[str, Any], faults: Mapping[str, Any] | None = None) -> str:
     """Return the page for a run. faults: what the fault suite wrote, None to leave it out."""
+    run = run if "taken" in run else merged([run])
     parts = [INTRODUCTION, *_environment(run), *_targets(run), *_cases(run)]
     return "\n".join([*parts, *(_faults(faults) if faults else ())]) + "\n"
+
+
+def merged(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Join runs: a group of a later run takes the place of the same group of an earlier one."""
+    cases: dict[str, list[Any]] = {}
+    taken: dict[str, str] = {}
+    for run in runs:
+        env, form = run["environment"], ", quick form" if run["quick"] else ""
+        groups: dict[str, list[Any]] = {}
+        for case in run["cases"]:
+            groups.setdefault(case["group"], []).append(case)
+        cases.update(groups)
+        taken.update(dict.fromkeys(groups, f"{env['date']}, commit {env['commit']}, {run['rounds']} rounds{form}"))
+    return {**runs[-1], "cases": [case for group in cases.values() for case in group], "taken": taken}
 
 
 def _environment(run: Mapping[str, Any]) -> Iterator[str]:
@@ -61,7 +76,10 @@ def _environment(run: Mapping[str, Any]) -> Iterator[str]:
     packages = ", ".join(f"{name} {number}" for name, number in env["packages"].items())
     yield "## Taken on"
     yield ""
-    yield f"- {env['date']}, commit {env['commit']}, {run['rounds']} rounds{', quick form' if run['quick'] else ''}"
+    by_time: dict[str, list[str]] = {}
+    for group, when in run["taken"].items():
+        by_time.setdefault(when, []).append(group)
+    yield from (f"- {when}: {', '.join(groups)}" for when, groups in by_time.items())
     yield f"- {env['cores']} cores ({env['cpu']}), {env['memory_gib']} GiB, load before the run {env['load_before']}"
     yield f"- {env['system']}, Python {env['python']}, nats-server {env['nats_server']}, {packages}"
     yield f"- {env['network']}; {env['storage']}"
@@ -142,18 +160,20 @@ def _short(value: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="of a run")
+    parser.add_argument(
+        "--json", type=Path, action="append", help="of a run; groups of later ones replace earlier ones"
+    )
     parser.add_argument("--faults", type=Path, default=Path("build/faults.json"), help="of a run of the faults")
     parser.add_argument("--page", type=Path, default=PAGE, help="file to write")
     given = parser.parse_args()
-    write(given.json, given.page, given.faults)
+    write(given.json or [Path("build/bench.json")], given.page, given.faults)
 
 
-def write(run: Path, target: Path, faults: Path | None = None) -> None:
-    """Write the page of a run's JSON file. faults: the file of the fault suite, if it is there."""
+def write(runs: Sequence[Path], target: Path, faults: Path | None = None) -> None:
+    """Write the page of the JSON files of runs. faults: the file of the fault suite, if it is there."""
     target.parent.mkdir(parents=True, exist_ok=True)
     disturbed = json.loads(faults.read_text()) if faults is not None and faults.exists() else None
-    target.write_text(page(json.loads(run.read_text()), disturbed))
+    target.write_text(page(merged([json.loads(run.read_text()) for run in runs]), disturbed))
 
 
 if __name__ == "__main__":

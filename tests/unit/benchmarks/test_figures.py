@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.figures import Spread, latencies, ratios, spreads
-from benchmarks.page import page, write
+from benchmarks.page import merged, page, write
 
 RUN: dict[str, Any] = {
     "environment": {
@@ -105,9 +105,21 @@ def test_the_page_is_written_from_the_file_of_a_run(tmp_path: Path) -> None:
     run, target = tmp_path / "bench.json", tmp_path / "docs" / "benchmarks.md"
     run.write_text(json.dumps(RUN))
 
-    write(run, target)
+    write([run], target)
 
     assert target.read_text() == page(RUN)
+
+
+def test_a_later_run_replaces_its_groups_and_leaves_the_others() -> None:
+    later = {**RUN, "rounds": 5, "cases": [{**RUN["cases"][1], "error": "", "title": "Kill again"}]}
+
+    text = page(merged([RUN, later]))
+
+    assert "### Durable call" in text
+    assert "### Kill again" in text
+    assert "it broke" not in text
+    assert "- 2020-01-01, commit abc, 2 rounds: calls" in text
+    assert "- 2020-01-01, commit abc, 5 rounds: kill" in text
 
 
 def test_the_page_shows_every_fault_with_its_counts_and_recovery() -> None:
