@@ -67,7 +67,8 @@ def merged(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         for case in run["cases"]:
             groups.setdefault(case["group"], []).append(case)
         cases.update(groups)
-        taken.update(dict.fromkeys(groups, f"{env['date']}, commit {env['commit']}, {run['rounds']} rounds{form}"))
+        when = f"{env['date']}, commit {env['commit']}, {run['rounds']} rounds{form}, load before {env['load_before']}"
+        taken.update(dict.fromkeys(groups, when))
     return {**runs[-1], "cases": [case for group in cases.values() for case in group], "taken": taken}
 
 
@@ -80,7 +81,7 @@ def _environment(run: Mapping[str, Any]) -> Iterator[str]:
     for group, when in run["taken"].items():
         by_time.setdefault(when, []).append(group)
     yield from (f"- {when}: {', '.join(groups)}" for when, groups in by_time.items())
-    yield f"- {env['cores']} cores ({env['cpu']}), {env['memory_gib']} GiB, load before the run {env['load_before']}"
+    yield f"- {env['cores']} cores ({env['cpu']}), {env['memory_gib']} GiB"
     yield f"- {env['system']}, Python {env['python']}, nats-server {env['nats_server']}, {packages}"
     yield f"- {env['network']}; {env['storage']}"
     yield ""

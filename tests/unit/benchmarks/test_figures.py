@@ -118,8 +118,8 @@ def test_a_later_run_replaces_its_groups_and_leaves_the_others() -> None:
     assert "### Durable call" in text
     assert "### Kill again" in text
     assert "it broke" not in text
-    assert "- 2020-01-01, commit abc, 2 rounds: calls" in text
-    assert "- 2020-01-01, commit abc, 5 rounds: kill" in text
+    assert "- 2020-01-01, commit abc, 2 rounds, load before 0.1: calls" in text
+    assert "- 2020-01-01, commit abc, 5 rounds, load before 0.1: kill" in text
 
 
 def test_the_page_shows_every_fault_with_its_counts_and_recovery() -> None:
