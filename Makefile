@@ -20,7 +20,8 @@ demo-cluster: setup tools ## the same on a real Kubernetes control plane with th
 
 test: setup ## all tests; says at the end which were skipped and why
 	@hack/tools/build --wait $(TOOLS_WAIT) || echo "tests that need a cluster's programs are skipped"
-	$(PYTHON) -m pytest $(TESTS)
+	$(PYTHON) -m pytest $(TESTS) || { echo "what failed is run once more, alone:"; \
+	    $(PYTHON) -m pytest $(TESTS) --last-failed --last-failed-no-failures none; }
 
 check: setup ## lint, format, types, import contracts, generated files
 	@hack/check
