@@ -76,6 +76,8 @@ class Agenda:
     def committed(self, added: Sequence[Due]) -> None:
         """Note the records that a commit has made live."""
         for due in added:
+            if due.key == self._turns.counting:
+                continue  # it was handed over, and its turn is about to start
             if due.kind is DueKind.PARKED and self._turns.is_held(agent_of(due).type):
                 continue
             if due.kind is DueKind.RETRY and self._turns.is_held(agent_of(due).type):

@@ -115,6 +115,8 @@ class Turns:
         self.stopping = False
         self._tracing = settings.tracing
         self._tells_all = log.isEnabledFor(logging.DEBUG)
+        self.counting = ""
+        """Record of the turn that runs in careful mode: its attempt is committed, and it is handed over already."""
         self.too_far_ahead = False
         """Set while the outbox is over its limit: turns that send fail with MailboxFull."""
 
@@ -510,7 +512,10 @@ class Turns:
         assert envelope is not None
         work.attempt += 1
         work.counted = True
-        await self.commit(self._moves(work, envelope, DueKind.RETRY, int(self._settings.wall() * 1000)))
+        outcome = self._moves(work, envelope, DueKind.RETRY, int(self._settings.wall() * 1000))
+        assert outcome.moves_to is not None
+        self.counting = outcome.moves_to.key
+        await self.commit(outcome)
         self._start(activation, work, envelope)
 
     def _moves(self, work: Work, envelope: Envelope, kind: DueKind, at: int) -> Outcome:
@@ -675,6 +680,7 @@ class Turns:
 
     def _completed(self, activation: Activation, outcome: Outcome) -> None:
         assert outcome.work is not None
+        self._uncount(outcome.work)
         activation.ended(outcome.work)
         outcome.work.counted = False
         self._finish(outcome)
@@ -692,6 +698,7 @@ class Turns:
             return
         if not work.counted:
             work.attempt += 1
+        self._uncount(work)
         work.counted = False
         cells = activation.cells
         if cells is not None and error is cells.broken:
@@ -741,6 +748,10 @@ class Turns:
     def _record(self, work: Work, error: Exception) -> ErrorRecord:
         where = {name: str(fact) for name, fact in log_context.facts().items()}
         return ErrorRecord.of(error, now=self._settings.wall(), context={**where, "attempt": str(work.attempt)})
+
+    def _uncount(self, work: Work) -> None:
+        if self.counting and work.due == self.counting:
+            self.counting = ""
 
     def _policy(self, work: Work) -> RetryPolicy:
         envelope = work.envelope
