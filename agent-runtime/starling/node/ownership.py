@@ -152,6 +152,9 @@ class Ownership:
 
     def heard_free(self, signal: Signal) -> None:
         """A shard was released somewhere: look at it now."""
+        slot = self._slot_of(signal)
+        if slot is not None:
+            slot.lost, slot.stopped = "", False  # somebody may have repaired it: that ends in a release
         self._changed_elsewhere(signal)
 
     def heard_taken(self, signal: Signal) -> None:
@@ -163,7 +166,6 @@ class Ownership:
         if slot is None:
             return
         slot.last = None
-        slot.lost, slot.stopped = "", False  # somebody may have repaired it
         running = slot.running
         if running is not None and slot.task is not None and _sequence(signal.data) > running.journal_last:
             self._replaced(slot)
