@@ -145,11 +145,10 @@ class DueChange(NamedTuple):
 
 
 class _Bucket:
-    __slots__ = ("dirty_since", "newest", "rows", "size_bytes", "writing")
+    __slots__ = ("dirty_since", "newest", "rows", "writing")
 
     def __init__(self) -> None:
         self.rows: dict[str, Due] = {}
-        self.size_bytes = 0
         self.newest = 0
         """Sequence of the newest record that changed it."""
         self.dirty_since = 0

@@ -55,7 +55,7 @@ class Agenda:
         held: dict[AgentId, list[Due]] = {}
         pieces: dict[AgentId, int] = {}
         for due in self._index.live.values():
-            if due.kind in (DueKind.RETRY, DueKind.PARKED) and self._turns.is_held(agent_of(due).type):
+            if self._is_held(due):
                 held.setdefault(agent_of(due), []).append(due)
             else:
                 if due.kind is DueKind.PIECE:
@@ -78,11 +78,12 @@ class Agenda:
         for due in added:
             if due.key == self._turns.counting:
                 continue  # it was handed over, and its turn is about to start
-            if due.kind is DueKind.PARKED and self._turns.is_held(agent_of(due).type):
-                continue
-            if due.kind is DueKind.RETRY and self._turns.is_held(agent_of(due).type):
-                continue
-            self._push(due)
+            if not self._is_held(due):
+                self._push(due)
+
+    def _is_held(self, due: Due) -> bool:
+        """Whether it waits in its agent's queue, before later messages, and not here."""
+        return due.kind in (DueKind.RETRY, DueKind.PARKED) and self._turns.is_held(agent_of(due).type)
 
     def _push(self, due: Due) -> None:
         heapq.heappush(self._heap, (due.at, due.key))
