@@ -42,6 +42,7 @@ def control_plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
 def bare_cluster(control_plane: Cluster) -> Iterator[Cluster]:
     """The same, without any definition of ours before and after the test."""
     yield control_plane
+    wait_until_served(control_plane)
     for release in json.loads(control_plane.helm("list", "--all-namespaces", "--output", "json")):
         control_plane.helm("uninstall", release["name"], "--namespace", release["namespace"])
     control_plane.kubectl("delete", "crd", "--ignore-not-found", *(f"{kind}.starlingmesh.dev" for kind in KINDS))
@@ -67,6 +68,15 @@ def served(cluster: Cluster, kind: str) -> Any:
         if error.status in (404, 429):
             return None
         raise
+
+
+def wait_until_served(cluster: Cluster) -> None:
+    """Wait for the storage of every definition there is: one that is deleted before can be minutes in going.
+
+    The server's finalizer lists the objects first, is told "storage is (re)initializing" and backs off.
+    """
+    for kind in definitions(cluster):
+        assert wait_until(f"{kind} are served", partial(served, cluster, kind))["items"] == []
 
 
 def install(cluster: Cluster, namespace: str, *arguments: str, name: str = "mesh") -> str:
@@ -114,8 +124,7 @@ def test_the_chart_is_installed_upgraded_rolled_back_and_removed(bare_cluster: C
     )
     assert sorted(found) == sorted(KINDS)
     assert environment(cluster, namespace)["STARLING_PROMETHEUS_URL"] == ""
-    for kind in KINDS:
-        assert wait_until(f"{kind} are served", partial(served, cluster, kind))["items"] == []
+    wait_until_served(cluster)
 
     address = "http://prometheus.monitoring.svc:9090"
     cluster.helm(
@@ -157,6 +166,7 @@ def test_definitions_stay_when_they_are_kept_and_a_new_install_takes_them_over(
 def test_definitions_go_with_the_release_when_they_are_not_kept(bare_cluster: Cluster, bare_namespace: str) -> None:
     install(bare_cluster, bare_namespace, *TRIAL, "--set", "crds.keep=false")
     assert sorted(definitions(bare_cluster)) == sorted(KINDS)
+    wait_until_served(bare_cluster)
 
     bare_cluster.helm("uninstall", "mesh", "--namespace", bare_namespace)
 
