@@ -18,6 +18,7 @@ from hack.tools.programs import CLUSTER, CONTROL_PLANE, ROOT, find, missing
 
 POD_ADDRESSES = "10.244.0.0/16"
 SERVICE_ADDRESSES = "10.96.0.0/16"
+CONTROLLING = frozenset({"kube-controller-manager", "kube-scheduler"})
 QUICK_CLIENT = (
     "--kube-api-qps=200",
     "--kube-api-burst=400",
@@ -91,9 +92,16 @@ class ControlPlane:
         self.processes.kill(name)
 
     def start(self, name: str, *, seconds: float = 60.0) -> None:
-        """Start one that was killed, on the same data; wait until the API server answers."""
+        """Start one that was killed, on the same data; wait until the API server answers.
+
+        With the API server its controllers start anew: each lost watch of theirs waits up to a minute otherwise.
+        """
         self.processes.start(name)
         self.wait_ready(seconds=seconds)
+        if name == "kube-apiserver":
+            for each in CONTROLLING & self.processes.alive().keys():
+                self.processes.kill(each)
+                self.processes.start(each)
 
     def wait_ready(self, *, seconds: float = 60.0) -> None:
         """Wait until /readyz says ok."""

@@ -155,9 +155,6 @@ def test_without_a_prometheus_the_number_of_pods_never_falls(
         assert mesh.status()["moves"] == 0
 
 
-# -- last, since Kubernetes' own controllers take a while to come back
-
-
 @pytest.mark.row("CP-8", part="the Kubernetes API unreachable")
 def test_agents_answer_while_the_api_server_is_away_and_the_operator_goes_on_after_it(mesh: Operated) -> None:
     mesh.apply(code(), pool())
@@ -189,5 +186,5 @@ def test_an_api_server_that_blinks_does_not_end_the_operator(mesh: Operated) -> 
     mesh.cluster.plane.start("kube-apiserver")
 
     scale(mesh, 2)
-    mesh.until("it has acted", lambda: mesh.owned("statefulsets")["spec"]["replicas"] == 2)  # kube's own need longer
+    mesh.until("it has acted", lambda: mesh.owned("statefulsets")["spec"]["replicas"] == 2)
     assert mesh.processes.alive()["operator"] == before
