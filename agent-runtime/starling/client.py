@@ -26,6 +26,7 @@ from starling.engine.turn import CANCEL_TYPE
 from starling.errors import SpecError, Unreachable
 from starling.messages import decode, encode
 from starling.node.routing import watch_routes
+from starling.node.stream_time import StreamTime
 from starling.ports.store import Store
 from starling.proxies import client_proxy
 from starling.tracing import tracing
@@ -46,13 +47,15 @@ class Mesh:
     ) -> None:
         self._store = store
         self._mesh = mesh
-        self._wall = wall
+        self._time = StreamTime(store, mesh, wall)
+        wall = self._wall = self._time.now
         self._chance = chance
         self._routes = RoutesView()
         producer = name if name is not None else f"{chance.getrandbits(64):016x}"
         self._producer = Producer(store, mesh, producer, chance)
         self._calls = Calls(store, mesh, self._producer, self._routes, wall=wall, chance=chance)
         self._watch: asyncio.Task[None] | None = None
+        self._keeping_time: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Hear the routes and listen for replies. Raises Unreachable.
@@ -72,12 +75,15 @@ class Mesh:
             if self._watch.done() and (error := self._watch.exception()):
                 raise Unreachable(f"{reason} ({error})") from error
             raise Unreachable(reason)
+        await self._time.look()
+        self._keeping_time = asyncio.get_running_loop().create_task(self._time.keep(), name="store's time")
 
     async def close(self) -> None:
         """Close; what was not stored ends with Unreachable."""
-        if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.gather(self._watch, return_exceptions=True)
+        for task in (self._watch, self._keeping_time):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self._calls.close()
         await self._producer.close()
 

@@ -50,6 +50,20 @@ async def test_info_says_what_the_stream_holds(world: World, store: Store) -> No
     assert info.max_messages_per_subject is None
 
 
+async def test_info_tells_the_store_s_time_as_stored_messages_do(world: World, store: Store) -> None:
+    name, s = await world.stream(store)
+    await put(store, f"{s}.a", b"x")
+    before = await store.last(name, f"{s}.a")
+    info = await store.stream_info(name)
+    await put(store, f"{s}.a", b"y")
+    after = await store.last(name, f"{s}.a")
+    assert before is not None
+    assert info is not None
+    assert after is not None
+    assert before.time <= info.time + 1e-5  # microseconds from the one, nanoseconds from the other
+    assert info.time <= after.time + 1e-5
+
+
 async def test_info_of_an_empty_stream_has_no_subjects(world: World, store: Store) -> None:
     name, _ = await world.stream(store)
     info = await store.stream_info(name)

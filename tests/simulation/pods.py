@@ -29,7 +29,7 @@ class Pod:
         self.pool = pool
         self.is_alive = True
         self._world = world
-        self._offset = world.chance.choice((0.0, 0.0, -3.0, 5.0))
+        self._offset = world.chance.choice((0.0, 5.0, -3600.0, 3600.0))
         self._loop = VirtualLoop.running()
         settings = settings_of(pool, self._wall, self._loop.time, random.Random(f"{start} {world.seed}"))
         token = PROCESS.set(start)

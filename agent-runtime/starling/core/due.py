@@ -137,7 +137,7 @@ def place_of(due: Due) -> Place:
 
 
 class DueChange(NamedTuple):
-    """What one journal record changes in the buckets. removed: key and bucket."""
+    """What one journal record changes in the buckets. added: a row a key, the last; removed: key and bucket."""
 
     sequence: int
     added: Sequence[Due]

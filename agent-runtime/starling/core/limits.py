@@ -65,6 +65,9 @@ MEMBER_RENEWAL: Final = 3.0
 MEMBER_GRACE: Final = 2.0
 LIVENESS_INTERVAL: Final = 0.5
 ORPHAN_AFTER: Final = 15.0
+CLOCK_LOOK: Final = 5.0
+"""Between two questions for the store's time."""
+FIRST_CLOCK_LOOK: Final = 0.2
 RECONNECT_GRACE: Final = 10.0
 FENCED_PAUSE_FIRST: Final = 1.0
 FENCED_PAUSE_CAP: Final = 60.0

@@ -42,6 +42,7 @@ from starling.node.registry import publish_agents
 from starling.node.routing import watch_routes
 from starling.node.settings import PoolConfig, WorkerSettings
 from starling.node.states import RunState
+from starling.node.stream_time import StreamTime
 from starling.node.telemetry import traces
 from starling.offload import close_offload
 from starling.ports.store import Signal, Store
@@ -72,7 +73,8 @@ class Worker:
         drain_seconds: float = limits.DRAIN,
         memory: MemoryUse = memory_use,
     ) -> None:
-        settings = replace(settings, tracing=settings.tracing or tracing(settings.wall))
+        self.time = StreamTime(store, settings.mesh, settings.wall)
+        settings = replace(settings, wall=self.time.now, tracing=settings.tracing or tracing(self.time.now))
         self._store = store
         self._settings = settings
         self._drain_seconds = drain_seconds
@@ -183,7 +185,8 @@ class Worker:
                         ("routes", watch_routes(self._store, self._settings.mesh, self.routes)),
                         ("shard map", self.ownership.watch_map()),
                         ("journals", self.ownership.check_current()),
-                        ("ownership", self.ownership.run()),
+                        ("store's time", self.time.keep()),
+                        ("ownership", self._serve()),
                         ("passivation", self.passivation.run()),
                     )
                 ]
@@ -197,6 +200,11 @@ class Worker:
                 for job in jobs:
                     job.cancel()
             await self.members.withdraw()
+
+    async def _serve(self) -> None:
+        await self.time.look()
+        await self.time.known.wait()  # by a wrong clock the first look at the timers might fire them hours early
+        await self.ownership.run()
 
     def _is(self, state: RunState) -> None:
         self.state = state

@@ -121,6 +121,8 @@ class StreamInfo:
     duplicate_window: float = 0.0
     """Seconds in which a repeated message id counts once."""
     replicas: int = 1
+    time: float = 0.0
+    """The store's clock when it answered, seconds since 1970."""
 
 
 class Reader(Protocol):

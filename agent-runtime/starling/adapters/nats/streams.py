@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Final
 
 from starling.adapters.nats import wire
@@ -77,6 +78,7 @@ class Streams:
             discard_new=config.get("discard") == "new",
             duplicate_window=config.get("duplicate_window", 0) / _NANOSECONDS,
             replicas=config.get("num_replicas", 1),
+            time=datetime.fromisoformat(found["ts"]).timestamp(),
         )
 
     async def purge(self, name: str, subject: str, below: int) -> None:
