@@ -46,6 +46,8 @@ class _Slot:
     fenced: int = 0
     held: bool = False
     """Whether this process has ever run it."""
+    perhaps_ours: bool = True
+    """Whether its last record may name our pod: not read yet, or run by us since."""
     lost: str = ""
     stopped: bool = False
     """Its data was found wrong after a take: it is not taken again by this process."""
@@ -223,7 +225,7 @@ class Ownership:
         if self._draining or not self._routes.heard.is_set():
             return False  # without routes a turn that sends would end as a dead letter
         named = self.map.shards.get(slot.shard)
-        if named == self._owner.pod:
+        if named == self._owner.pod or slot.perhaps_ours:
             return True
         return named is None or self._members.presence(named).member is None
 
@@ -238,10 +240,12 @@ class Ownership:
         except MeshError as error:
             log.debug("journal not readable", extra={"shard": slot.shard, "error": str(error)})
             return
-        right = right_to_take(self._view(slot, slot.last[1]), now)
+        view = self._view(slot, slot.last[1])
+        slot.perhaps_ours = view.last.owner_pod == self._owner.pod
+        right = right_to_take(view, now)
         if right is not None:
             slot.task = asyncio.get_running_loop().create_task(
-                self._hold(slot, slot.last, right), name=f"shard {slot.shard}"
+                self._hold(slot, slot.last, right, view.map.rev), name=f"shard {slot.shard}"
             )
 
     def _view(self, slot: _Slot, record: Record) -> TakeView:
@@ -264,15 +268,18 @@ class Ownership:
 
     # -- one shard
 
-    async def _hold(self, slot: _Slot, over: tuple[int, Record], right: Right) -> None:
-        """Take the shard, run it, and note how it ended."""
+    async def _hold(self, slot: _Slot, over: tuple[int, Record], right: Right, map_rev: int) -> None:
+        """Take the shard, run it, and note how it ended.
+
+        map_rev: of the map by which the right was found. A later one may name another pod, which takes over by it.
+        """
         try:
             running = await OwnedShard.take(
                 self._store,
                 self._settings,
                 slot.shard,
                 owner=self._owner,
-                map_rev=self.map.rev,
+                map_rev=map_rev,
                 over=over,
                 routes=self._routes,
                 calls=self._calls,
@@ -301,6 +308,7 @@ class Ownership:
             slot.running = None
             slot.task = None
             slot.last = None
+            slot.perhaps_ours = True
             self._report()
             self.look()
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from starling.core import limits
 from starling.core.ids import PodName, ShardId
+from starling.core.membership import ShardMap
 from starling.core.names import MeshNames, bucket_subject
 from starling.core.record import Kind, born
-from starling.core.takes import Right
+from starling.core.takes import Right, TakeView, right_to_take
 from starling.engine.journal import Journal
 from starling.engine.shard import OwnedShard
 from starling.errors import Fenced, Unreachable
+from starling.node import ownership
 from starling.ports.store import StreamSpec
 
 if TYPE_CHECKING:
@@ -90,6 +92,43 @@ async def test_a_shard_that_was_adopted_is_adopted_again_when_its_new_owner_goes
     heir = next(name for name in ("p-1", "p-2") if pods[name].owned)
     await pods[heir].crash()
     await world.until(lambda: back.owned == {0})
+
+
+async def test_a_pod_that_adopted_and_is_started_again_takes_in_place_although_the_map_names_another(
+    world: World,
+) -> None:
+    await world.pool(1)
+    await world.map("p-0")
+    pods = {name: world.start(name) for name in ("p-0", "p-1")}
+    await world.until(lambda: pods["p-0"].owned == {0})
+    await pods["p-0"].crash()
+    await world.until(lambda: pods["p-1"].owned == {0})
+    world.start("p-0", "s2")
+    await world.pass_by(5)
+    await pods["p-1"].crash()
+    again = world.start("p-1", "s2")
+    took = await world.until(lambda: again.owned == {0})
+    assert took < 2.0
+
+
+async def test_a_map_that_changes_between_the_look_and_the_take_is_followed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.pool(1)
+    await world.map("p-0")
+    one, two = world.start("p-0"), world.start("p-1")
+    newer = ShardMap(2, {ShardId(0): PodName("p-1")})
+
+    def look(view: TakeView, now: float) -> Right | None:
+        right = right_to_take(view, now)
+        if right is Right.FREE and view.pod == "p-0":
+            one.worker.ownership._new_map(newer.encode())
+        return right
+
+    monkeypatch.setattr(ownership, "right_to_take", look)
+    await world.until(lambda: one.worker.ownership.map.rev == 2)
+    await world.map("p-1")
+    await world.until(lambda: two.owned == {0} and not one.owned)
 
 
 async def test_a_pod_without_an_answer_from_the_store_adopts_nothing(world: World) -> None:
