@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from types import TracebackType
@@ -24,7 +24,8 @@ from starling.client import Mesh
 from starling.core.ids import AgentId, PodName, PoolName, ShardId, TopicId
 from starling.core.membership import ShardMap
 from starling.core.retry import RetryPolicy
-from starling.core.routes import PoolRoute, Routes, SubscriptionRoute
+from starling.core.routes import PoolRoute, Routes
+from starling.core.subscriptions import Match, SubscriptionRoute
 from starling.engine.producer import Accepted
 from starling.engine.shard_info import PoolSettings
 from starling.errors import AgentConstructionError, SpecError, Unreachable
@@ -42,10 +43,9 @@ from starling.provision import (
     write_routes,
 )
 from starling.proxies import client_proxy
+from starling.topics import Subscribed, subscriptions_of
 
 A = TypeVar("A", bound=Agent[Any])
-
-Hears = type[Agent[Any]] | Sequence[type[Agent[Any]]]
 
 MESH: Final = "local"
 POOL: Final = PoolName("local")
@@ -59,22 +59,22 @@ current_runtime: Final[ContextVar[LocalRuntime]] = ContextVar("starling.local_ru
 
 def local(
     *agents: type[Agent[Any]],
-    subscriptions: Mapping[str, Hears] | None = None,
+    subscriptions: Subscribed | None = None,
     before_start: Literal["wait", "fail"] = "wait",
     shards: int = 4,
     retry: RetryPolicy | None = None,
 ) -> LocalRuntime:
     """Return a runtime with these agents registered, to be entered with `async with`, or started.
 
-    subscriptions: topic type to the agent class, or classes, that hear it; before_start: what a call does while the
-    runtime does not run: wait for it within its own timeout, or fail at once. Raises SpecError.
+    subscriptions: topic type to the agent class, or classes, that hear it, or a list of what `starling.topics.prefix`
+    and its like return; before_start: what a call does while the runtime does not run: wait for it within its own
+    timeout, or fail at once. Raises SpecError.
     """
     runtime = LocalRuntime(before_start=before_start, shards=shards, retry=retry)
     for cls in agents:
         runtime.register(cls)
-    for topic, classes in (subscriptions or {}).items():
-        for cls in classes if isinstance(classes, Sequence) else [classes]:
-            runtime.subscribe(topic, cls)
+    for row in subscriptions_of(subscriptions):
+        runtime.subscribe(row.topic, row.agent_type, match=row.match, key=row.key)
     return runtime
 
 
@@ -148,11 +148,26 @@ class LocalRuntime:
         self._agents[made.type] = made
         return agent_id
 
-    def subscribe(self, topic: str, agent: type[Agent[Any]] | str) -> None:
-        """Let agents of a class, or of a type, hear a topic type; the key is the topic's source. Raises SpecError."""
+    def subscribe(
+        self,
+        topic: str,
+        agent: type[Agent[Any]] | str,
+        *,
+        match: Literal["exact", "prefix", "pattern"] | Match = Match.EXACT,
+        key: str | None = None,
+    ) -> None:
+        """Let agents of a class, or of a type, hear topics.
+
+        match: what `topic` is, see `starling.topics`; key: of the one agent that hears them, None for the topic's
+        source. Raises SpecError.
+        """
         self._not_started()
         agent_type = agent if isinstance(agent, str) else definition(agent).type
-        self._subscriptions.append(SubscriptionRoute(topic, agent_type))
+        try:
+            how = Match(match)
+        except ValueError:
+            raise SpecError("match", f"is {match!r}; give one of {', '.join(Match)}") from None
+        self._subscriptions.append(SubscriptionRoute(topic, agent_type, how, key).checked())
 
     def _instance(self) -> Agent[Any]:
         agent_id = being_made.get()

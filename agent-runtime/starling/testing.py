@@ -22,7 +22,8 @@ from starling.core.ids import AgentId, PodName, PoolName, ShardId, shard_of
 from starling.core.membership import ShardMap
 from starling.core.names import MeshNames
 from starling.core.retry import RetryPolicy
-from starling.core.routes import PoolRoute, Routes, SubscriptionRoute
+from starling.core.routes import PoolRoute, Routes
+from starling.core.subscriptions import SubscriptionRoute
 from starling.engine.dead import DeadLetter
 from starling.engine.shard import OwnedShard
 from starling.engine.shard_info import PoolSettings
@@ -30,6 +31,7 @@ from starling.errors import SpecError
 from starling.node.worker import Identity, Worker
 from starling.ports.store import Store
 from starling.provision import PoolStreams, provision_mesh, provision_pool, read_map, write_map, write_routes
+from starling.topics import Subscribed, subscriptions_of
 
 A = TypeVar("A", bound=Agent[Any])
 
@@ -242,7 +244,7 @@ class _Pool:
 @asynccontextmanager
 async def mesh(
     *agents: type[Agent[Any]],
-    subscriptions: Mapping[str, type[Agent[Any]] | Sequence[type[Agent[Any]]]] | None = None,
+    subscriptions: Subscribed | None = None,
     shards: int = 4,
     pods: int = 1,
     retry: RetryPolicy | None = None,
@@ -251,7 +253,8 @@ async def mesh(
 ) -> AsyncIterator[TestMesh]:
     """Run a mesh of these agents in memory, a pool for each type.
 
-    subscriptions: topic type to the agent class, or classes, that hear it. pods: processes a pool, as tasks.
+    subscriptions: topic type to the agent class, or classes, that hear it, or a list of what `starling.topics.prefix`
+    and its like return. pods: processes a pool, as tasks.
     max_active: agents that a pod keeps in memory; pressure on this machine's memory passivates none.
     Raises SpecError; errors of the pods come out at the end.
     """
@@ -277,7 +280,7 @@ async def mesh(
         await provision_mesh(store, MESH)
         for pool in pools:
             await pool.provision(store)
-        await write_routes(store, MESH, _routes(pools, subscriptions or {}), over=0)
+        await write_routes(store, MESH, _routes(pools, subscriptions_of(subscriptions)), over=0)
         for pool in pools:
             pool.start()
         made = TestMesh(pools, store, chance, clock)
@@ -294,15 +297,9 @@ async def mesh(
         await store.close()
 
 
-def _routes(
-    pools: Sequence[_Pool], subscriptions: Mapping[str, type[Agent[Any]] | Sequence[type[Agent[Any]]]]
-) -> Routes:
-    rows: list[SubscriptionRoute] = []
-    for topic, classes in subscriptions.items():
-        listed = classes if isinstance(classes, Sequence) else [classes]
-        rows += [SubscriptionRoute(topic, cls.type) for cls in listed]
+def _routes(pools: Sequence[_Pool], subscriptions: tuple[SubscriptionRoute, ...]) -> Routes:
     return Routes(
         pools={pool.name: PoolRoute(pool.name, pool.shards, pool.incarnation) for pool in pools},
         agent_types={kind: pool.name for pool in pools for kind in pool.agents},
-        subscriptions=tuple(rows),
+        subscriptions=subscriptions,
     )

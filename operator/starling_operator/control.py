@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from starling.core.ids import PodName, PoolName, ShardId
-from starling.core.routes import PoolRoute, Routes, SubscriptionRoute
+from starling.core.routes import PoolRoute, Routes
+from starling.core.subscriptions import Match, SubscriptionRoute
 from starling.errors import Fenced, JournalLost, MeshError, SpecError
 
 from starling_operator.adapters.mesh import MeshState
@@ -334,7 +335,7 @@ class Control:
             condition = _routed(subscription, types)
             said["AgentSubscription", subscription.metadata.name] = condition
             if condition.status:
-                rows.append(SubscriptionRoute(subscription.spec.topic, subscription.spec.agent_type))
+                rows.append(_row_of(subscription))
         new = Routes(table, types, tuple(rows))
         if (new.encode() != current.encode() or not over) and not await self._mesh.write_routes(new, over=over):
             raise MeshError("the route table changed meanwhile; it is compiled again")
@@ -359,7 +360,14 @@ def _routed(subscription: AgentSubscription, types: Mapping[str, PoolName]) -> C
         return ConditionWish("Ready", False, "NoSuchAgentType", f"no pool runs agent type {spec.agent_type!r}")
     if pool != spec.pool_ref.name:
         return ConditionWish("Ready", False, "WrongPool", f"agent type {spec.agent_type!r} belongs to pool {pool}")
-    return ConditionWish("Ready", True, "Routed", f"{spec.topic} goes to {spec.agent_type} of pool {pool}")
+    topic = spec.topic if spec.match is Match.EXACT else f"{spec.match} {spec.topic}"
+    agent = spec.agent_type if spec.key.value is None else f"{spec.agent_type}/{spec.key.value}"
+    return ConditionWish("Ready", True, "Routed", f"{topic} goes to {agent} of pool {pool}")
+
+
+def _row_of(subscription: AgentSubscription) -> SubscriptionRoute:
+    spec = subscription.spec
+    return SubscriptionRoute(spec.topic, spec.agent_type, spec.match, spec.key.value)
 
 
 def _heaviest(owners: Mapping[ShardId, PodName], busy: Mapping[ShardId, float]) -> float:

@@ -24,7 +24,8 @@ from starling.core.ids import PodName, PoolName, ShardId, shard_of
 from starling.core.membership import Member, ShardMap
 from starling.core.names import MeshNames, PoolNames, bucket_stream, bucket_subject, member_key
 from starling.core.record import Record
-from starling.core.routes import PoolRoute, Routes, SubscriptionRoute
+from starling.core.routes import PoolRoute, Routes
+from starling.core.subscriptions import SubscriptionRoute
 from starling.engine.dead import DeadLetter
 from starling.engine.journal import last_record
 from starling.ports.store import is_removal

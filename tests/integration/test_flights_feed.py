@@ -13,7 +13,8 @@ from starling.adapters.nats import EmbeddedServer, NatsStore, connect
 from starling.core.envelope import Envelope, open_frame
 from starling.core.ids import PoolName, ShardId
 from starling.core.names import Inlet, Lane, MeshNames, Origin
-from starling.core.routes import PoolRoute, Routes, SubscriptionRoute
+from starling.core.routes import PoolRoute, Routes
+from starling.core.subscriptions import SubscriptionRoute
 from starling.errors import DecodeError, MailboxFull, SpecError
 from starling.ports.store import Message
 from starling.provision import PoolStreams, provision_mesh, provision_pool, write_routes

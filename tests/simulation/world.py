@@ -14,7 +14,8 @@ from starling.client import Mesh
 from starling.core import limits
 from starling.core.ids import AgentId, PoolName, ShardId, shard_of
 from starling.core.names import MeshNames
-from starling.core.routes import PoolRoute, Routes, SubscriptionRoute
+from starling.core.routes import PoolRoute, Routes
+from starling.core.subscriptions import SubscriptionRoute
 from starling.engine.dead import DeadLetter
 from starling.engine.shard import OwnedShard
 from starling.errors import CallFailed, MailboxFull, MeshError, OutcomeUnknown

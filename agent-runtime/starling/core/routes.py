@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from starling.core.ids import AgentId, PoolName, ShardId, TopicId, shard_of
+from starling.core.subscriptions import Match, SubscriptionRoute, Subscriptions
 from starling.errors import DecodeError, UnknownAgentType
 
 ROUTES_KEY = "routes"
@@ -19,14 +21,6 @@ class PoolRoute:
     pool: PoolName
     shards: int
     incarnation: str
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriptionRoute:
-    """A topic type, and the agent type that hears it; the key is the topic's source."""
-
-    topic: str
-    agent_type: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +39,10 @@ class Routes:
     pools: Mapping[PoolName, PoolRoute] = field(default_factory=dict)
     agent_types: Mapping[str, PoolName] = field(default_factory=dict)
     subscriptions: tuple[SubscriptionRoute, ...] = ()
-    _by_topic: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _heard: Subscriptions = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        for route in self.subscriptions:
-            known = self._by_topic.get(route.topic, ())
-            # one delivery per agent, in the order of the table
-            self._by_topic[route.topic] = tuple(dict.fromkeys((*known, route.agent_type)))
+        object.__setattr__(self, "_heard", Subscriptions(self.subscriptions))
 
     def target(self, agent: AgentId) -> Target:
         """Return where the agent's messages go. Raises UnknownAgentType."""
@@ -63,13 +54,13 @@ class Routes:
 
     def targets(self, topic: TopicId) -> Iterable[Target]:
         """Return one target for each agent that hears the topic; none is a fine answer."""
-        return [self.target(AgentId(kind, topic.source)) for kind in self._by_topic.get(topic.type, ())]
+        return [self.target(agent) for agent in self._heard.hearers(topic)]
 
     def encode(self) -> bytes:
         value = {
             "pools": {p.pool: {"shards": p.shards, "incarnation": p.incarnation} for p in self.pools.values()},
             "agentTypes": dict(self.agent_types),
-            "subscriptions": [{"topic": s.topic, "agentType": s.agent_type} for s in self.subscriptions],
+            "subscriptions": [_written(row) for row in self.subscriptions],
         }
         return json.dumps(value).encode()
 
@@ -85,9 +76,22 @@ class Routes:
             return cls(
                 pools=pools,
                 agent_types={kind: PoolName(pool) for kind, pool in value["agentTypes"].items() if pool in pools},
-                subscriptions=tuple(
-                    SubscriptionRoute(str(s["topic"]), str(s["agentType"])) for s in value["subscriptions"]
-                ),
+                subscriptions=tuple(_read(row) for row in value["subscriptions"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DecodeError(f"routes: {error!r}") from error
+
+
+def _written(row: SubscriptionRoute) -> dict[str, str]:
+    """A default is left out: that is how a table looked before there was anything else."""
+    value = {"topic": row.topic, "agentType": row.agent_type}
+    if row.match is not Match.EXACT:
+        value["match"] = row.match
+    return value if row.key is None else {**value, "key": row.key}
+
+
+def _read(row: Mapping[str, Any]) -> SubscriptionRoute:
+    key = row.get("key")
+    return SubscriptionRoute(
+        str(row["topic"]), str(row["agentType"]), Match(row.get("match", "exact")), None if key is None else str(key)
+    )

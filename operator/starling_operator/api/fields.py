@@ -25,7 +25,8 @@ POOL_NAME_PATTERN: Final = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 OBJECT_NAME_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 AGENT_TYPE_PATTERN: Final = r"^[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*$"
 ENTRYPOINT_PATTERN: Final = "^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
-TOPIC_PATTERN: Final = r"^[\p{L}\p{N}_.:=-]+$"
+TOPICS_PATTERN: Final = r"^[\p{L}\p{N}_.:=*>-]+$"
+WORDS_PATTERN: Final = r"^((\*|[\p{L}\p{N}_:=-]+)\.)*(\*|>|[\p{L}\p{N}_:=-]+)$"
 IMAGE_PATTERN: Final = "^[A-Za-z0-9][-A-Za-z0-9._:/@]*$"
 SIZE_PATTERN: Final = "^[1-9][0-9]*(Ki|Mi|Gi|Ti)?$"
 NUMBER_PATTERN: Final = r"^(0*[1-9][0-9]*(\.[0-9]+)?|0+\.0*[1-9][0-9]*)(m|k|M|G)?$"
@@ -37,7 +38,7 @@ HINTS: Final = {
     OBJECT_NAME_PATTERN: "must hold small letters, digits, '-' and '.', and start and end with a letter or digit",
     AGENT_TYPE_PATTERN: "must start with a letter or '_', go on with letters, digits, '_', '-' and inner dots",
     ENTRYPOINT_PATTERN: "must be of the form module:Class",
-    TOPIC_PATTERN: "must hold word characters, '-', '.', ':' and '=' only",
+    TOPICS_PATTERN: "must hold word characters, '-', '.', ':' and '=' only, and '*' and '>' with match: pattern",
     IMAGE_PATTERN: "must be a container image such as example.org/flights:1.0",
     TIME_PATTERN: "must be a time such as 2026-11-24T12:00:00Z",
     CAMEL_PATTERN: "must be one CamelCase word",

@@ -22,7 +22,8 @@ from starling.core.ids import PodName, PoolName, ShardId
 from starling.core.membership import ShardMap
 from starling.core.names import MeshNames, bucket_stream
 from starling.core.retry import RetryPolicy
-from starling.core.routes import PoolRoute, Routes, SubscriptionRoute
+from starling.core.routes import PoolRoute, Routes
+from starling.core.subscriptions import SubscriptionRoute
 from starling.engine.shard_info import PoolSettings
 from starling.node.worker import Identity, Worker, mesh_buckets
 from starling.provision import (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starling.core.ids import AgentId, PoolName, TopicId, shard_of
-from starling.core.routes import PoolRoute, Routes, SubscriptionRoute, Target
+from starling.core.routes import PoolRoute, Routes, Target
+from starling.core.subscriptions import Match, SubscriptionRoute
 from starling.errors import DecodeError, UnknownAgentType
 
 AIRPORTS = PoolRoute(PoolName("airports"), 16, "inc1")
@@ -71,6 +74,25 @@ def test_routes_read_back_equal(
         known = [kind for wanted, kind in subscriptions if wanted == topic]
         if set(known) <= set(types):
             assert [t.agent.type for t in read.targets(TopicId(topic, "k"))] == list(dict.fromkeys(known))
+
+
+def test_prefixes_patterns_and_fixed_keys_read_back_equal() -> None:
+    rows = (
+        SubscriptionRoute("user.", "airport", Match.PREFIX),
+        SubscriptionRoute("user.*", "airport", Match.PATTERN, "all"),
+    )
+    read = Routes.decode(Routes(ROUTES.pools, ROUTES.agent_types, rows).encode())
+    assert read.subscriptions == rows
+    assert [t.agent for t in read.targets(TopicId("user.x", "k"))] == [
+        AgentId("airport", "k"),
+        AgentId("airport", "all"),
+    ]
+
+
+def test_a_table_of_older_code_says_exact_topics() -> None:
+    old = b'{"pools": {}, "agentTypes": {}, "subscriptions": [{"topic": "t", "agentType": "a"}]}'
+    assert Routes.decode(old).subscriptions == (SubscriptionRoute("t", "a"),)
+    assert json.loads(Routes.decode(old).encode()) == json.loads(old)
 
 
 def test_a_type_of_a_pool_that_is_not_there_is_left_out() -> None:
