@@ -23,6 +23,7 @@ from starling.engine.commit import Committer
 from starling.engine.dead import unreadable
 from starling.engine.deliver import Delivery
 from starling.engine.faults import Point
+from starling.engine.hand_off import hold_when_short
 from starling.engine.intake import Intake, positions_of
 from starling.engine.janitor import Janitor
 from starling.engine.journal import Journal, replay, take
@@ -39,7 +40,6 @@ from starling.ports.store import Signal, Store
 
 log = logging.getLogger(__name__)
 
-SHORT_TURN: Final = 1.0
 FORCED_GRACE: Final = 0.2
 """Seconds that turns have to end, and frames to be delivered, when a pod ends at once."""
 
@@ -276,11 +276,10 @@ class OwnedShard:
         self._release.set()
 
     async def _hand_off(self, intakes: list[asyncio.Task[None]], others: list[asyncio.Task[None]]) -> None:
-        """Go on until turns are short, stop intake, let turns end, commit, deliver, and free the shard."""
+        """Go on while turns are long, stop intake, let turns end, commit, deliver, and free the shard."""
         loop = asyncio.get_running_loop()
         patience = loop.time() + (0.0 if self._at_once else self._settings.move_wait)
-        while self._turns.oldest_turn(loop.time()) > SHORT_TURN and loop.time() < patience:
-            await asyncio.sleep(0.05)
+        await hold_when_short(self._turns, patience)
         self._turns.stop()
         for job in intakes:
             job.cancel()

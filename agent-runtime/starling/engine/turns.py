@@ -113,6 +113,8 @@ class Turns:
         self.finished = asyncio.Event()
         """Set whenever `outcomes` has something for the committer."""
         self.stopping = False
+        self._held = False
+        """Whether no turn starts now."""
         self._tracing = settings.tracing
         self._tells_all = log.isEnabledFor(logging.DEBUG)
         self.counting = ""
@@ -329,7 +331,7 @@ class Turns:
             while ready:
                 if self._failure is not None:
                     raise self._failure
-                if self.stopping or self._is_full:
+                if self._held or self._is_full:
                     break
                 self._turn(ready.pop())
                 if timer() - started > self.SLICE:
@@ -945,16 +947,26 @@ class Turns:
 
     def stop(self) -> None:
         """Start no further turn; those that run go on."""
-        self.stopping = True
+        self.stopping = self._held = True
 
-    def oldest_turn(self, now: float) -> float:
-        """Seconds for which the oldest running turn has been running; 0 when none runs."""
-        return max((now - since for since in self._running.values()), default=0.0)
+    def hold(self) -> None:
+        """Start no turn until `go_on`."""
+        self._held = True
 
-    async def wait_idle(self, timeout: float) -> None:
-        """Wait until no turn runs, at most `timeout` seconds."""
+    def go_on(self) -> None:
+        """Start turns again."""
+        self._held = self.stopping
+        self._work.set()
+
+    def running_since(self, when: float) -> set[asyncio.Task[None]]:
+        """Turns that have been running since this time of the loop, or for longer."""
+        return {task for task, since in self._running.items() if since <= when}
+
+    async def wait_idle(self, timeout: float) -> bool:
+        """Wait until no turn runs, at most `timeout` seconds; return whether none does."""
         if self._running:
             await asyncio.wait(list(self._running), timeout=timeout)
+        return not self._running
 
     async def cancel(self) -> None:
         """Cancel the turns that run; they run again elsewhere."""
