@@ -7,6 +7,7 @@ MeshError
 │   ├── UnregisteredType    no class is registered under its type name
 │   ├── TooLarge            it is over a documented limit
 │   ├── BatchRefused        messages of an all-or-nothing batch were refused: each with its reason
+│   ├── ObjectLost          the object that holds a large body, reply or cell is missing or damaged
 │   ├── CantHandle          no handler of the agent takes this type
 │   └── ReadOnly            a @query changed something, or sent
 ├── RouteError              nobody is there to take it (also a LookupError)
@@ -95,6 +96,10 @@ class BatchRefused(MessageError):
         super().__init__(text)
         self.errors = dict(errors)
         self.stored = stored
+
+
+class ObjectLost(MessageError):
+    """The object that holds a body, reply or cell over the inline limit is missing, or not what was put."""
 
 
 class CantHandle(MessageError):

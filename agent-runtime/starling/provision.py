@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from starling.core import limits
 from starling.core.ids import PoolName, ShardId
 from starling.core.membership import ShardMap
-from starling.core.names import INCARNATION_METADATA, MeshNames, PoolNames, agents_key, bucket_stream, bucket_subject
+from starling.core.names import (
+    INCARNATION_METADATA,
+    MeshNames,
+    PoolNames,
+    agents_key,
+    bucket_stream,
+    bucket_subject,
+    object_chunks,
+    object_descriptions,
+    object_stream,
+)
 from starling.core.record import born
 from starling.core.routes import ROUTES_KEY, Routes
 from starling.errors import JournalLost, OutcomeUnknown
@@ -59,6 +69,7 @@ async def provision_pool(
     metadata = ((INCARNATION_METADATA, incarnation),)
     await store.ensure_bucket(names.table, marker_ttl=MARKER_TTL, replicas=spec.replicas)
     await store.ensure_stream(dead_letter_stream(names, spec))
+    await store.ensure_stream(large_objects(names, spec))
     for shard in map(ShardId, range(spec.shards)):
         journal, mailbox = shard_streams(names, shard, spec, metadata)
         await store.ensure_stream(mailbox)
@@ -132,6 +143,17 @@ def dead_letter_stream(names: PoolNames, spec: PoolStreams) -> StreamSpec:
     )
 
 
+def large_objects(names: PoolNames, spec: PoolStreams) -> StreamSpec:
+    """Return the stream behind the pool's object store, as JetStream lays it out (ADR-20)."""
+    bucket = names.objects
+    return StreamSpec(
+        name=object_stream(bucket),
+        subjects=(object_chunks(bucket, ">"), object_descriptions(bucket)),
+        discard_new=True,
+        replicas=spec.replicas,
+    )
+
+
 async def remove_pool(store: Store, mesh: str, pool: PoolName, shards: int) -> None:
     """Delete the pool's streams with all its data, its map and its table. Nothing happens to what is gone already."""
     mesh_names = MeshNames(mesh)
@@ -142,6 +164,7 @@ async def remove_pool(store: Store, mesh: str, pool: PoolName, shards: int) -> N
         await store.delete_stream(names.journal(shard))
     await store.delete_stream(bucket_stream(names.table))
     await store.delete_stream(names.dead_letters)
+    await store.delete_stream(object_stream(names.objects))
     await (await store.publish(bucket_subject(mesh_names.routes, agents_key(pool)), b"", {"KV-Operation": "DEL"}))
 
 

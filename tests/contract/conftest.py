@@ -52,6 +52,10 @@ class World:
         await store.ensure_bucket(bucket, **limits)  # type: ignore[arg-type]
         return bucket, bucket_stream(bucket)
 
+    def remove_later(self, stream: str) -> None:
+        """Delete a stream that the test makes itself when the test is over."""
+        self._streams.append(stream)
+
     async def close(self) -> None:
         if self._stores:
             cleaner = await self._connector("cleaner")

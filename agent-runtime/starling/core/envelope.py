@@ -16,16 +16,19 @@ import msgpack
 from starling.core import limits, names
 from starling.core.ids import AgentId, TopicId
 from starling.core.priority import Priority
+from starling.core.reference import Reference
 from starling.errors import DecodeError
 
 NORMAL_PRIORITY: Final = 1
 
-_KNOWN: Final = frozenset({"i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch", "rp"})
+_KNOWN: Final = frozenset(
+    ["i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch", "rp", "bb"]
+)
 
 _TYPES: Final[Mapping[str, type]] = {
     **dict.fromkeys(("i", "t", "ct", "r", "tr"), str),
     **dict.fromkeys(("c", "p", "nb", "dl", "at"), int),
-    **dict.fromkeys(("a", "s", "tp", "ch"), list),
+    **dict.fromkeys(("a", "s", "tp", "ch", "bb"), list),
     "b": bytes,
     "h": dict,
     "rp": bool,
@@ -40,7 +43,8 @@ class Envelope:
 
     created, not_before and deadline are milliseconds since 1970 (0: none); content_type "" is JSON;
     chain: the agents that wait for the answer of this call, outermost first; repeatable: the call may come again with
-    the same id, so that its answer is recorded.
+    the same id, so that its answer is recorded. large: where the body is that is too large for a message; `body` is
+    empty then.
     """
 
     id: str
@@ -60,6 +64,7 @@ class Envelope:
     attempt: int = 0
     chain: tuple[str, ...] = ()
     repeatable: bool = False
+    large: Reference | None = None
     unknown: Mapping[str, Any] = field(default_factory=dict)
 
     def pack(self) -> bytes:
@@ -92,6 +97,8 @@ class Envelope:
             value["ch"] = self.chain
         if self.repeatable:
             value["rp"] = True
+        if self.large is not None:
+            value["bb"] = self.large
         if self.unknown:
             value.update(self.unknown)
         return msgpack.packb(value)  # type: ignore[no-any-return]
@@ -102,7 +109,7 @@ class Envelope:
         try:
             _check(value)
             kind, key = value["a"]
-            sender, topic = value.get("s"), value.get("tp")
+            sender, topic, large = value.get("s"), value.get("tp"), value.get("bb")
             return cls(
                 id=value["i"],
                 type=value["t"],
@@ -121,6 +128,7 @@ class Envelope:
                 attempt=value.get("at", 0),
                 chain=tuple(value.get("ch", ())),
                 repeatable=bool(value.get("rp", False)),
+                large=None if large is None else Reference.parse(large),
                 unknown={} if _KNOWN.issuperset(value) else {k: v for k, v in value.items() if k not in _KNOWN},
             )
         except Exception as error:

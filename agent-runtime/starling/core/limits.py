@@ -16,6 +16,9 @@ MAX_KEY_BYTES: Final = 256
 
 MAX_COMMIT: Final = 512 * KIB
 MAX_BODY: Final = 256 * KIB
+"""What travels and is stored in place; a larger body, reply or cell goes to the object store, by reference."""
+MAX_LARGE: Final = 64 * MIB
+"""Largest body, reply or cell of all."""
 MAX_TURN_TARGETS: Final = 1000
 """Messages of one turn; more go out in pieces."""
 MAX_TURN_BYTES: Final = 64 * MIB

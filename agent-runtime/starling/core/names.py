@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -96,6 +97,11 @@ class PoolNames(NamedTuple):
         return f"st_{self.mesh}_{self.pool}_table"
 
     @property
+    def objects(self) -> str:
+        """Object store of the pool: bodies, replies and cells that are too large for a message."""
+        return f"st_{self.mesh}_{self.pool}_big"
+
+    @property
     def dead_letters(self) -> str:
         return f"st_{self.mesh}_{self.pool}_dead"
 
@@ -162,6 +168,34 @@ def bucket_subject(bucket: str, key: str) -> str:
 def bucket_key(bucket: str, subject: str) -> str:
     """Key behind a subject of the bucket."""
     return subject.removeprefix(f"$KV.{bucket}.")
+
+
+def object_stream(bucket: str) -> str:
+    """Stream behind an object store."""
+    return f"OBJ_{bucket}"
+
+
+def object_chunks(bucket: str, nuid: str) -> str:
+    """Subject of the chunks of one object; `>` for all."""
+    return f"$O.{bucket}.C.{nuid}"
+
+
+def object_description(bucket: str, name: str) -> str:
+    """Subject of the description of one object."""
+    return f"$O.{bucket}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+
+
+def object_descriptions(bucket: str) -> str:
+    """Subjects of the descriptions of all objects."""
+    return f"$O.{bucket}.M.>"
+
+
+def described_object(bucket: str, subject: str) -> str | None:
+    """Return the name of the object that a subject describes; None when it is no description."""
+    prefix = f"$O.{bucket}.M."
+    if not subject.startswith(prefix):
+        return None
+    return base64.urlsafe_b64decode(subject.removeprefix(prefix)).decode()
 
 
 def cell_key(shard: ShardId, agent: AgentId, cell: str) -> str:

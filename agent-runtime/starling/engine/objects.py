@@ -1,0 +1,154 @@
+"""Large objects: one object store per pool, in the layout of JetStream's object store (ADR-20).
+
+An object is chunks on one subject and a description on another, written last: without it the object is not there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import logging
+from typing import Any, Final
+
+from starling.core import limits
+from starling.core.ids import PoolName
+from starling.core.names import (
+    MESSAGE_ID,
+    MeshNames,
+    described_object,
+    object_chunks,
+    object_description,
+    object_stream,
+)
+from starling.core.reference import Reference
+from starling.errors import ObjectLost, UnknownPool, Unreachable
+from starling.ports.store import Message, Refused, Store, Stored
+
+log = logging.getLogger(__name__)
+
+CHUNK: Final = 128 * limits.KIB
+UNDER_WAY: Final = 16
+"""Chunks that wait for their answers together."""
+TRIES: Final = 5
+LOOKS: Final = 12
+"""How often a replica that lags is asked again before an object counts as lost: for about five seconds."""
+_ALL: Final = 1 << 62
+
+
+class Objects:
+    """The object stores of one mesh, over one connection."""
+
+    def __init__(self, store: Store, mesh: str) -> None:
+        self._store = store
+        self._names = MeshNames(mesh)
+
+    async def put(self, reference: Reference, data: bytes) -> None:
+        """Store the bytes. Raises Unreachable when nobody can say that they are; UnknownPool."""
+        bucket = self._bucket(reference.pool)
+        for attempt in range(TRIES):
+            nuid = f"{reference.name}-{attempt}"
+            sequences = await self._chunks(bucket, nuid, data)
+            if sequences is not None and await self._described(bucket, reference, nuid, sequences):
+                return
+            await self._store.purge(object_stream(bucket), object_chunks(bucket, nuid), below=_ALL)
+            await asyncio.sleep(0.05 * 2**attempt)
+        raise Unreachable(f"object {reference.name} of {reference.size_bytes} bytes was not stored")
+
+    async def _chunks(self, bucket: str, nuid: str, data: bytes) -> list[int] | None:
+        """Return the positions of the chunks; None when they are not all there in order."""
+        subject = object_chunks(bucket, nuid)
+        sequences: list[int] = []
+        for start in range(0, len(data), CHUNK * UNDER_WAY):
+            part = [data[at : at + CHUNK] for at in range(start, min(start + CHUNK * UNDER_WAY, len(data)), CHUNK)]
+            for answering in [await self._store.publish(subject, chunk) for chunk in part]:
+                answer = await answering
+                if isinstance(answer, Refused) and answer.why == "no-stream":
+                    raise UnknownPool(f"there is no object store {bucket}; is the pool applied?")
+                if not isinstance(answer, Stored):
+                    return None
+                sequences.append(answer.sequence)
+        return sequences if sequences == sorted(sequences) else None
+
+    async def _described(self, bucket: str, reference: Reference, nuid: str, sequences: list[int]) -> bool:
+        description = {
+            "name": reference.name,
+            "bucket": bucket,
+            "nuid": nuid,
+            "size": reference.size_bytes,
+            "chunks": len(sequences),
+            "digest": "SHA-256=" + base64.urlsafe_b64encode(reference.digest).decode(),
+            "metadata": {"first": str(sequences[0])},
+        }
+        headers = {MESSAGE_ID: nuid}
+        subject = object_description(bucket, reference.name)
+        answer = await (await self._store.publish(subject, json.dumps(description).encode(), headers))
+        return isinstance(answer, Stored)
+
+    async def get(self, reference: Reference) -> bytes:
+        """Return the bytes. Raises ObjectLost when they are missing or not those that were put; Unreachable."""
+        bucket = self._bucket(reference.pool)
+        try:
+            description = await self._description(bucket, reference.name)
+            data = b"" if description is None else await self._content(bucket, description)
+        except UnknownPool as error:
+            raise ObjectLost(f"object {reference.name} is lost with its store {bucket}") from error
+        if description is None:
+            raise ObjectLost(f"object {reference.name} of {bucket} is missing")
+        if not reference.fits(data):
+            raise ObjectLost(f"object {reference.name} of {bucket} is damaged: {len(data)} bytes that are not its own")
+        return data
+
+    async def _description(self, bucket: str, name: str) -> Message | None:
+        for look in range(LOOKS):
+            found = await self._store.last(object_stream(bucket), object_description(bucket, name))
+            if found is not None:
+                return found
+            await asyncio.sleep(min(0.02 * 2**look, 1.0))
+        return None
+
+    async def _content(self, bucket: str, description: Message) -> bytes:
+        value = _parsed(description)
+        subject, first = object_chunks(bucket, value["nuid"]), int(value["metadata"]["first"])
+        chunks: list[bytes] = []
+        empty = 0
+        while len(chunks) < value["chunks"] and empty < LOOKS:
+            page = await self._store.page(object_stream(bucket), subject, first)
+            if not page:
+                await asyncio.sleep(min(0.02 * 2**empty, 1.0))
+                empty += 1
+                continue
+            chunks += [message.data for message in page]
+            first = page[-1].sequence + 1
+        return b"".join(chunks)
+
+    async def delete(self, pool: PoolName, name: str) -> None:
+        """Remove an object; nothing happens when it is not there. Raises Unreachable, UnknownPool."""
+        bucket = self._bucket(pool)
+        stream = object_stream(bucket)
+        found = await self._store.last(stream, object_description(bucket, name))
+        if found is not None:
+            await self._store.purge(stream, object_chunks(bucket, _parsed(found)["nuid"]), below=_ALL)
+            await self._store.purge(stream, object_description(bucket, name), below=_ALL)
+
+    async def names(self, pool: PoolName) -> list[str]:
+        """Return the names of the objects of a pool, in no order. Raises Unreachable, UnknownPool."""
+        bucket = self._bucket(pool)
+        info = await self._store.stream_info(object_stream(bucket))
+        if info is None:
+            raise UnknownPool(f"there is no object store {bucket}")
+        found = (described_object(bucket, subject) for subject in info.subjects)
+        return [name for name in found if name is not None]
+
+    def _bucket(self, pool: PoolName) -> str:
+        return self._names.pool(pool).objects
+
+
+def _parsed(description: Message) -> dict[str, Any]:
+    try:
+        value = json.loads(description.data)
+        if isinstance(value["nuid"], str) and isinstance(value["chunks"], int) and value["metadata"]["first"].isdigit():
+            return value  # type: ignore[no-any-return]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ObjectLost(f"description {description.subject} cannot be read: {error!r}") from error
+    raise ObjectLost(f"description {description.subject} does not say where the chunks are")
