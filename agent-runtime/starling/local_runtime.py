@@ -4,17 +4,20 @@
         await mesh.publish(MOVEMENT("EWR"), Movement(...))
         report = await mesh.agent(Airport, "EWR").report(ReportRequest(), timeout=5.0)
 
-What agents keep is gone with the runtime's object; for tests there is more in `starling.testing`.
+What agents keep is gone with the runtime's object, unless `nats` names a server that keeps it; for tests there is more
+in `starling.testing`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeVar
 
@@ -63,14 +66,19 @@ def local(
     before_start: Literal["wait", "fail"] = "wait",
     shards: int = 4,
     retry: RetryPolicy | None = None,
+    nats: str | None = None,
+    credentials: Path | None = None,
+    mesh: str = MESH,
 ) -> LocalRuntime:
     """Return a runtime with these agents registered, to be entered with `async with`, or started.
 
     subscriptions: topic type to the agent class, or classes, that hear it, or a list of what `starling.topics.prefix`
     and its like return; before_start: what a call does while the runtime does not run: wait for it within its own
-    timeout, or fail at once. Raises SpecError.
+    timeout, or fail at once. nats: address of a server that keeps what agents have, instead of this process's memory,
+    with a credentials file if it wants one; one process at a time runs the mesh of this name there. Raises SpecError.
     """
-    runtime = LocalRuntime(before_start=before_start, shards=shards, retry=retry)
+    over_nats = None if nats is None else _over_nats(nats, credentials)
+    runtime = LocalRuntime(before_start=before_start, shards=shards, retry=retry, connect=over_nats, mesh=mesh)
     for cls in agents:
         runtime.register(cls)
     for row in subscriptions_of(subscriptions):
@@ -87,15 +95,21 @@ class LocalRuntime:
         before_start: Literal["wait", "fail"] = "wait",
         shards: int = 4,
         retry: RetryPolicy | None = None,
-        connect: Callable[[str], Store] | None = None,
+        connect: Callable[[str], Store | Awaitable[Store]] | None = None,
+        mesh: str = MESH,
     ) -> None:
-        """connect: makes a connection of this name to another store than one in memory, of which nobody else knows."""
+        """connect: makes a connection of this name to another store than one in memory, of which nobody else knows.
+
+        mesh: name of the mesh in that store.
+        """
         if before_start not in ("wait", "fail"):
             raise SpecError("before_start", f"is {before_start!r}; give 'wait' or 'fail'")
         self._before_start = before_start
         self._shards = shards
         self._retry = retry or RetryPolicy()
-        self._connect = connect or MemoryServer(wall=time.time).connect
+        self._connect: Callable[[str], Store | Awaitable[Store]] = connect or MemoryServer(wall=time.time).connect
+        self._mesh_name = mesh
+        self._process = f"{random.getrandbits(32):08x}"
         self._agents: dict[str, AgentDefinition] = {}
         self._bound: dict[AgentId, Agent[Any]] = {}
         self._subscriptions: list[SubscriptionRoute] = []
@@ -219,21 +233,24 @@ class LocalRuntime:
         if not self._agents:
             raise SpecError("agents", "there are none; register one")
         self._starts += 1
-        admin = self._connect("local")
+        admin = await self._connected("local")
         ends.push_async_callback(admin.close)
-        await provision_mesh(admin, MESH)
+        await provision_mesh(admin, self._mesh_name)
         incarnation = await provision_pool(
-            admin, MESH, PoolStreams(POOL, shards=self._shards), known=None, chance=random.Random()
+            admin, self._mesh_name, PoolStreams(POOL, shards=self._shards), known=None, chance=random.Random()
         )
-        over, _ = await read_map(admin, MESH, POOL)
+        over, before = await read_map(admin, self._mesh_name, POOL)
+        revision = before.rev + 1 if before is not None else 1
         owned = dict.fromkeys(map(ShardId, range(self._shards)), POD)
-        await write_map(admin, MESH, POOL, ShardMap(self._starts, owned), over=over)
-        over, _ = await read_routes(admin, MESH)
-        await write_routes(admin, MESH, self._routes(incarnation), over=over)
-        worker = self._worker = self._made(incarnation)
+        await write_map(admin, self._mesh_name, POOL, ShardMap(revision, owned), over=over)
+        over, _ = await read_routes(admin, self._mesh_name)
+        await write_routes(admin, self._mesh_name, self._routes(incarnation), over=over)
+        pod_store = await self._connected(POD)
+        ends.push_async_callback(pod_store.close)
+        worker = self._worker = self._made(pod_store, incarnation)
         task = self._task = asyncio.get_running_loop().create_task(worker.run(), name="local runtime")
         ends.push_async_callback(_ended, task)
-        mesh = Mesh(admin, MESH, name=f"local-{self._starts}", chance=random.Random())
+        mesh = Mesh(admin, self._mesh_name, name=f"local-{self._starts}", chance=random.Random())
         ends.push_async_callback(mesh.close)
         await mesh.open()
         while not all(running.serving.is_set() for running in worker.ownership.owned.values()) or (
@@ -244,9 +261,13 @@ class LocalRuntime:
             await asyncio.sleep(0.001)
         self._mesh = mesh
 
-    def _made(self, incarnation: str) -> Worker:
+    async def _connected(self, name: str) -> Store:
+        made = self._connect(name)
+        return await made if inspect.isawaitable(made) else made
+
+    def _made(self, store: Store, incarnation: str) -> Worker:
         settings = PoolSettings(
-            mesh=MESH,
+            mesh=self._mesh_name,
             pool=POOL,
             shards=self._shards,
             incarnation=incarnation,
@@ -256,8 +277,8 @@ class LocalRuntime:
             chance=random.Random(),
             retry=self._retry,
         )
-        store = self._connect(POD)
-        return Worker(store, settings, Identity(POD, f"start-{self._starts}", "local"), drain_seconds=0.0)
+        identity = Identity(POD, f"{self._process}-{self._starts}", "local")
+        return Worker(store, settings, identity, drain_seconds=0.0)
 
     def _routes(self, incarnation: str) -> Routes:
         unknown = [row.agent_type for row in self._subscriptions if row.agent_type not in self._agents]
@@ -354,6 +375,15 @@ class LocalRuntime:
     def agent(self, cls: type[A], key: str) -> A:
         """Return a typed stand-in for an agent, as `Mesh.agent` does."""
         return client_proxy(self, cls, key)
+
+
+def _over_nats(url: str, credentials: Path | None) -> Callable[[str], Awaitable[Store]]:
+    async def connect(name: str) -> Store:
+        from starling.adapters.nats import connect as connect_store  # who stays in memory needs no client of NATS
+
+        return await connect_store(url, name=name, credentials=credentials)
+
+    return connect
 
 
 def _taken(known: AgentDefinition) -> SpecError:
