@@ -14,9 +14,11 @@ from starling.core.due import Due, DueIndex, DueKind, agent_of, place_of
 from starling.core.ids import AgentId, PoolName, ShardId
 from starling.core.names import Lane
 from starling.core.routes import PoolRoute, Target
+from starling.engine.pieces import unpack_piece
 from starling.engine.shard_info import PoolSettings
 from starling.engine.table import Table
-from starling.engine.turns import Turns, fill, unpack_piece
+from starling.engine.turn_starts import fill
+from starling.engine.turns import Turns
 from starling.engine.work import Outcome, Send, Work
 from starling.errors import DecodeError
 

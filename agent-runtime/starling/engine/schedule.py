@@ -1,0 +1,162 @@
+"""Who is next: the agents of a shard in memory, what each of them waits for, and what has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
+
+from starling.core import limits
+from starling.core.due import DueIndex
+from starling.core.ids import AgentId, ShardId
+from starling.core.priority import Ready
+from starling.engine.activation import Activation, State
+from starling.engine.answers import Answers
+from starling.engine.calls import Calls
+from starling.engine.faults import Point
+from starling.engine.passivation import Passivation
+from starling.engine.residents import CellReader, Residents
+from starling.engine.routes_view import RoutesView
+from starling.engine.shard_info import PoolSettings, ShardStats
+from starling.engine.work import Outcome, Work
+
+log = logging.getLogger(__name__)
+
+
+class Schedule:
+    """Agents and what waits for them. What ended is in `outcomes`, in that order."""
+
+    def __init__(
+        self,
+        settings: PoolSettings,
+        shard: ShardId,
+        routes: RoutesView,
+        calls: Calls,
+        stats: ShardStats,
+        loader: CellReader,
+        due: DueIndex,
+        *,
+        passivation: Passivation | None = None,
+        answers: Answers | None = None,
+        stream_time: float = 0.0,
+        careful: bool = False,
+    ) -> None:
+        self._settings = settings
+        self._shard = shard
+        self._routes = routes
+        self._calls = calls
+        self._stats = stats
+        self._loader = loader
+        self._due = due
+        self.stream_time = stream_time
+        """When the newest message that was read was stored, seconds since 1970 by the store's clock."""
+        self.careful = careful
+        """One turn at a time, its attempt committed before it starts: a message may be what kills the process."""
+        self._answers = answers
+        self.residents = Residents(shard, stats, loader, passivation, on_left=self._left)
+        self._agents = self.residents.agents
+        self._ready: Ready[Activation] = Ready()
+        self._cold: deque[Activation] = deque()
+        self._work = asyncio.Event()
+        self._cold_work = asyncio.Event()
+        self._running: dict[asyncio.Task[None], float] = {}
+        self._calling: dict[str, tuple[asyncio.Task[None], Work]] = {}
+        """Calls whose turn runs in a task, by id: they can be cancelled."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting = 0
+        self._replied: dict[str, bytes | None] = {}
+        """Recorded replies by their key; the bytes only while they are not committed."""
+        self._failure: BaseException | None = None
+        self.outcomes: deque[Outcome] = deque()
+        self.lazy: deque[Outcome] = deque()
+        """Outcomes that nobody waits for: the next commit takes them along."""
+        self.finished = asyncio.Event()
+        """Set whenever `outcomes` has something for the committer."""
+        self.stopping = False
+        self._held = False
+        """Whether no turn starts now."""
+        self._tracing = settings.tracing
+        self._tells_all = log.isEnabledFor(logging.DEBUG)
+        self.counting = ""
+        """Record of the turn that runs in careful mode: its attempt is committed, and it is handed over already."""
+        self.too_far_ahead = False
+        """Set while the outbox is over its limit: turns that send fail with MailboxFull."""
+
+    def _activation(self, agent: AgentId) -> Activation | None:
+        definition = self._settings.agents.get(agent.type)
+        if definition is None or agent in self.residents.parked:
+            return None
+        return self.residents.add(agent, definition)
+
+    def _left(self, activation: Activation) -> None:
+        """The agent is out of memory; what came for it while its hooks ran brings it back."""
+        if self.stopping or not (activation.normal or activation.urgent):
+            return
+        again = self.residents.add(activation.id, activation.definition)
+        again.normal, again.urgent = activation.normal, activation.urgent
+        self._schedule(again)
+
+    def _schedule(self, activation: Activation) -> None:
+        """Let the agent wait for whatever its next message needs."""
+        if activation.pieces:
+            activation.state = State.WAITING
+            return
+        now = asyncio.get_running_loop().time()
+        work = activation.next_work(now)
+        if work is None:
+            at = activation.wakes_at()
+            if at is None:
+                activation.state = State.IDLE
+                return
+            activation.state = State.WAITING
+            if activation.timer is not None:
+                activation.timer.cancel()
+            activation.timer = asyncio.get_running_loop().call_at(at, self._wake, activation)
+        elif activation.agent is None or work.envelope is None:
+            if activation.state is not State.COLD:
+                activation.state = State.COLD
+                self._cold.append(activation)
+                self._cold_work.set()
+        else:
+            activation.state = State.READY
+            self._ready.push(activation, min(max(work.envelope.priority, 0), 3))
+            self._work.set()
+
+    def _wake(self, activation: Activation) -> None:
+        activation.timer = None
+        if activation.state is State.WAITING and not self.stopping:
+            self._schedule(activation)
+
+    def _next(self, activation: Activation) -> None:
+        activation.state = State.IDLE
+        if activation.normal or activation.urgent:
+            self._schedule(activation)
+
+    def _in_background(self, job: Coroutine[Any, Any, None], activation: Activation) -> asyncio.Task[None]:
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(job, name=f"turn of {activation.id}")
+        self._running[task] = loop.time()
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        del self._running[task]
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._failure = error
+        self._work.set()
+
+    def _finish(self, outcome: Outcome) -> None:
+        if outcome.activation is not None:
+            outcome.activation.pending += 1
+        (self.lazy if outcome.lazy else self.outcomes).append(outcome)
+        self._settings.passed(Point.TURN_DONE)
+        if not outcome.lazy or len(self.lazy) >= limits.MAX_LAZY:
+            self.finished.set()
+
+    def _count(self, agent_type: str, result: str, started: float) -> None:
+        self._stats.turns[agent_type, result] += 1
+        if started:
+            spent = self._stats.turn_seconds
+            spent[agent_type] = spent.get(agent_type, 0.0) + self._settings.timer() - started

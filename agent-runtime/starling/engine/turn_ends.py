@@ -1,0 +1,353 @@
+"""How a turn ends: with an outcome for the next commit, a further attempt, or a message given up."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from starling import log_context
+from starling.context import Context
+from starling.core import limits
+from starling.core.due import DueBody, DueKind, due_key, piece_key, reply_key, timer_key
+from starling.core.envelope import Envelope
+from starling.core.error_record import ErrorRecord
+from starling.core.ids import AgentId
+from starling.core.names import cell_key
+from starling.core.record import Cell, ReplyRecord
+from starling.core.recurrence import next_occurrence
+from starling.core.reply import Reply, error_reply
+from starling.core.retry import RetryPolicy
+from starling.core.severity import severity_of
+from starling.engine.activation import Activation, State
+from starling.engine.dead import dead_letter
+from starling.engine.pieces import pieces
+from starling.engine.turn import Turn
+from starling.engine.turn_services import TurnServices
+from starling.engine.work import DueAdd, Outcome, Work
+from starling.error_hooks import ErrorHooks
+from starling.errors import MailboxFull, StateUnreadable, TooLarge
+from starling.log_context import current as current_turn
+from starling.tracing import Tracing, TurnTrace
+
+log = logging.getLogger(__name__)
+
+STATE_CELL = "state"
+CALL_POLICY: Final = RetryPolicy(attempts=1)
+
+
+class TurnEnds(TurnServices):
+    """Makes an outcome of each turn's end."""
+
+    def _moves(self, work: Work, envelope: Envelope, kind: DueKind, at: int) -> Outcome:
+        """The work waits as a due record from the next commit on."""
+        outcome = Outcome(work, ends=False)
+        body = DueBody(
+            envelope=envelope.pack(), attempt=work.attempt, every=work.every, cron=work.cron, stored=work.stored
+        )
+        if work.timer:
+            outcome.moves_to = DueAdd(work.due, at, DueKind.TIMER, body.encode(), work.timer, work.lane)
+        else:
+            key = work.due or due_key(self._shard, envelope.target, work.where)
+            outcome.moves_to = DueAdd(key, at, kind, body.encode(), lane=work.lane)
+        outcome.size_bytes += len(envelope.body) + 256
+        return outcome
+
+    def _succeeded(self, activation: Activation, turn: Turn, handler: Any, result: Any, started: float) -> None:
+        work = turn.work
+        envelope = work.envelope
+        assert envelope is not None
+        outcome = Outcome(work)
+        try:
+            if turn.sends and self.too_far_ahead:
+                raise MailboxFull("what this shard has sent and not delivered is over its limit")
+            answer = b""
+            if envelope.reply:
+                type_name, body = handler.encode_result(result)
+                answer = _packed(envelope, Reply(envelope.id, str(activation.id), body, type=type_name))
+            if activation.definition.has_state and not turn.destroyed:
+                self._changed(activation, outcome)
+            for name, cell in (turn.cells or {}).items():
+                outcome.cell(cell_key(self._shard, activation.id, name), cell)
+            if turn.timers:
+                self._timers(activation, turn.timers, outcome)
+        except Exception as error:
+            self._failed(activation, turn, error, started)
+            return
+        if answer:
+            self._reply(outcome, envelope, answer)
+        if activation.cells is not None:
+            activation.cells.keep(turn.cells or {})
+        if turn.destroyed:
+            self._destroy(activation, outcome)
+        for key, cell in turn.saved_cells(retried=False).items():
+            outcome.cell(key, cell)
+        if work.timer and not (turn.timers and work.timer in turn.timers) and not turn.destroyed:
+            self._again_later(work, envelope, outcome)
+        self._count(activation.id.type, "ok", started)
+        if turn.trace is not None:
+            turn.trace.finished("ok")
+            outcome.trace = turn.trace
+        if self._tells_all:
+            log.debug("message handled", extra={"type": envelope.type, "attempt": work.attempt + 1})
+        if activation.definition.durability == "none":
+            outcome.lazy = not (turn.sends or outcome.cells or outcome.due or outcome.unname or outcome.moves_to)
+        else:
+            outcome.activation = activation
+        if turn.is_large:
+            self._in_background(self._spill(activation, turn, outcome), activation)
+            return
+        outcome.sends = turn.sends
+        outcome.size_bytes += turn.sent_bytes
+        self._completed(activation, outcome)
+
+    def _changed(self, activation: Activation, outcome: Outcome) -> None:
+        data = activation.definition.dump_state(activation.agent.state)  # type: ignore[union-attr]
+        if data != activation.data:
+            if len(data) > limits.MAX_BODY:
+                raise TooLarge(f"state of {activation.id} has {len(data)} bytes, at most {limits.MAX_BODY}")
+            activation.data = data
+            if activation.definition.is_recorded:
+                outcome.cell(activation.key, Cell(activation.definition.state_version, data))
+            else:
+                activation.committed = data
+
+    def _reply(self, outcome: Outcome, envelope: Envelope, packed: bytes) -> None:
+        """The answer goes out with the commit; that of an agent which records nothing, at once."""
+        definition = self._settings.agents.get(envelope.target.type)
+        if self._answers is not None and definition is not None and definition.durability == "none":
+            self._answers.put(envelope.reply, packed)
+            return
+        outcome.reply = ReplyRecord(envelope.reply, packed)
+        outcome.size_bytes += len(packed)
+        if envelope.repeatable:
+            key = reply_key(self._shard, envelope.id)
+            expires = envelope.deadline + int(self._settings.dedupe_window * 1000)
+            outcome.cell(key, Cell(0, packed))
+            outcome.due = [*(outcome.due or ()), DueAdd(key, expires, DueKind.REPLY, None)]
+            self._replied[key] = packed
+            outcome.after = lambda: self._recorded_now(key)
+
+    def _recorded_now(self, key: str) -> None:
+        if key in self._replied:
+            self._replied[key] = None
+
+    def _timers(self, activation: Activation, timers: Mapping[str, Any], outcome: Outcome) -> None:
+        outcome.agent = activation.id
+        outcome.unname = []
+        for name, timer in timers.items():
+            for queue in (activation.normal, activation.urgent or []):
+                for other in [w for w in queue if w.timer == name and w is not outcome.work]:
+                    queue.remove(other)
+            outcome.unname.append(name)
+            if timer is not None:
+                key = timer_key(self._shard, activation.id, name, timer.envelope.id)
+                body = DueBody(
+                    envelope=timer.envelope.pack(), every=timer.every, cron=timer.cron, stored=self._settings.wall()
+                ).encode()
+                outcome.due = [*(outcome.due or ()), DueAdd(key, timer.at, DueKind.TIMER, body, name)]
+                outcome.size_bytes += len(body) + 256
+
+    def _again_later(self, work: Work, envelope: Envelope, outcome: Outcome) -> None:
+        """A recurring timer goes on with its next occurrence; what was missed is not made up for."""
+        if work.due not in self._due.live or not (work.every or work.cron):
+            return
+        at = next_occurrence(envelope.not_before / 1000, work.every, work.cron, self._settings.wall())
+        work.attempt = 0
+        base = replace(envelope, id=envelope.id.rpartition("@")[0], not_before=0)
+        outcome.moves_to = self._moves(work, base, DueKind.TIMER, int(at * 1000)).moves_to
+
+    def _destroy(self, activation: Activation, outcome: Outcome) -> None:
+        """The agent ends, with all that waits for it outside the mailbox; later messages find it new."""
+        outcome.cell(activation.key, Cell(activation.definition.state_version, None))
+        outcome.undue = self.due_keys(activation.id)
+        gone = set(outcome.undue)
+        for queue in (activation.normal, activation.urgent or []):
+            for other in [w for w in queue if w.due in gone and w is not outcome.work]:
+                queue.remove(other)
+        activation.data = None
+        self.residents.roll_back(activation)
+
+    def key_of(self, agent: AgentId) -> str:
+        """Table key of the agent's state."""
+        return cell_key(self._shard, agent, STATE_CELL)
+
+    def due_keys(self, agent: AgentId) -> list[str]:
+        """Return the keys of all due records of an agent."""
+        address = self.key_of(agent).split(".", 2)[2].rpartition(".")[0]
+        prefix = tuple(f"{self._shard}.{kind}.{address}." for kind in "dt")
+        return [key for key in self._due.live if key.startswith(prefix)]
+
+    async def _spill(self, activation: Activation, turn: Turn, outcome: Outcome) -> None:
+        """A large fan-out: its parts are stored first, and go out one after the other once the turn is committed."""
+        envelope = turn.work.envelope
+        assert envelope is not None
+        wall = int(self._settings.wall() * 1000)
+        outcome.due = list(outcome.due or ())
+        count = 0
+        for count, body in enumerate(pieces(turn.sends), 1):
+            key = piece_key(self._shard, activation.id, envelope.id, count)
+            await self.save(key, body, ())
+            outcome.due.append(DueAdd(key, wall, DueKind.PIECE, None))
+            outcome.size_bytes += len(key) + 32
+        activation.pieces += count
+        self._completed(activation, outcome)
+
+    def piece_sent(self, agent: AgentId) -> None:
+        """One part of what an agent has sent is committed to the outbox."""
+        activation = self._agents.get(agent)
+        if activation is not None and activation.pieces:
+            activation.pieces -= 1
+            if not activation.pieces and activation.state is State.WAITING:
+                self._schedule(activation)
+
+    def _completed(self, activation: Activation, outcome: Outcome) -> None:
+        assert outcome.work is not None
+        self._uncount(outcome.work)
+        activation.ended(outcome.work)
+        outcome.work.counted = False
+        self._finish(outcome)
+        self._next(activation)
+
+    def _failed(self, activation: Activation, turn: Turn, error: Exception, started: float) -> None:
+        """Roll the agent back; try again after a pause, or give up on the message."""
+        work = turn.work
+        envelope = work.envelope
+        assert envelope is not None
+        hooks, context = activation.definition.error_hooks, turn.context
+        if hooks is not None and context is not None and hooks.covers(error):
+            turn.context = None
+            self._in_background(self._tell_hooks(hooks, activation, turn, context, error, started), activation)
+            return
+        if not work.counted:
+            work.attempt += 1
+        self._uncount(work)
+        work.counted = False
+        cells = activation.cells
+        if cells is not None and error is cells.broken:
+            self._park(activation, error, turn)
+            return
+        try:
+            self.residents.roll_back(activation)
+        except StateUnreadable as unreadable:
+            self._park(activation, unreadable, turn)
+            return
+        except Exception as problem:  # its own `__init__`: it is made again before the next turn
+            log.debug("agent not made again", exc_info=problem, extra={"agent": str(activation.id)})
+        policy = self._policy(work)
+        if not policy.retries(error, work.attempt):
+            self._give_up(activation, work, error, started, turn)
+            return
+        pause = policy.pause(work.attempt, self._settings.chance.random())
+        current_turn.set((self._settings.pool, self._shard, envelope))
+        log.warning("turn failed, will be tried again", exc_info=error, extra={"attempt": work.attempt, "pause": pause})
+        self._count(activation.id.type, "retry", started)
+        outcome = self._moves(work, envelope, DueKind.RETRY, int((self._settings.wall() + pause) * 1000))
+        for key, cell in turn.saved_cells(retried=True).items():
+            outcome.cell(key, cell)
+        if turn.trace is not None:
+            turn.trace.failed(self._record(work, error))
+            turn.trace.finished("retry")
+            outcome.trace = turn.trace
+        if work.timer or not activation.definition.options.ordered:
+            activation.ended(work)
+        else:
+            work.not_before = asyncio.get_running_loop().time() + pause
+        self._finish(outcome)
+        self._next(activation)
+
+    async def _tell_hooks(
+        self,
+        hooks: ErrorHooks,
+        activation: Activation,
+        turn: Turn,
+        context: Context,
+        error: Exception,
+        started: float,
+    ) -> None:
+        await hooks.run(activation.agent, error, context)
+        self._failed(activation, turn, error, started)
+
+    def _record(self, work: Work, error: Exception) -> ErrorRecord:
+        where = {name: str(fact) for name, fact in log_context.facts().items()}
+        return ErrorRecord.of(error, now=self._settings.wall(), context={**where, "attempt": str(work.attempt)})
+
+    def _uncount(self, work: Work) -> None:
+        if self.counting and work.due == self.counting:
+            self.counting = ""
+
+    def _policy(self, work: Work) -> RetryPolicy:
+        envelope = work.envelope
+        assert envelope is not None
+        if envelope.reply:
+            return CALL_POLICY
+        topic = envelope.topic
+        if topic is not None and topic.type in self._settings.retry_by_topic:
+            return self._settings.retry_by_topic[topic.type]
+        return self._settings.retry
+
+    def _give_up(
+        self, activation: Activation, work: Work, error: Exception, started: float, turn: Turn | None = None
+    ) -> None:
+        activation.ended(work)
+        self._end(work, error, started, turn)
+        self._next(activation)
+
+    def _end(self, work: Work, error: Exception, started: float, turn: Turn | None = None) -> None:
+        """The message is not tried (again): a call gets the error, anything else becomes a dead letter."""
+        envelope = work.envelope
+        assert envelope is not None
+        outcome = Outcome(work)
+        current_turn.set((self._settings.pool, self._shard, envelope))
+        record = self._record(work, error) if envelope.reply or self._tracing is not None else None
+        if envelope.reply:
+            self._reply(outcome, envelope, error_reply(envelope.id, str(envelope.target), error, record).pack())
+        else:
+            outcome.dead = dead_letter(envelope, error, attempts=work.attempt, now=self._settings.wall())
+            self._stats.dead_letters[type(error).__name__] += 1
+        outcome.size_bytes += len(envelope.body) + 1024
+        if turn is not None:
+            for key, cell in turn.saved_cells(retried=False).items():
+                outcome.cell(key, cell)
+        if work.timer:
+            self._again_later(work, envelope, outcome)
+        severity, result = severity_of(error), "failed" if envelope.reply else "dead"
+        log.log(
+            severity.level if envelope.reply else max(severity.level, logging.WARNING),
+            "message given up",
+            exc_info=error,
+            extra={"result": result, "severity": severity.value, "attempt": work.attempt},
+        )
+        if self._tracing is not None and record is not None:
+            outcome.trace = trace = turn.trace if turn and turn.trace else self._trace(self._tracing, work, envelope)
+            trace.failed(record)
+            trace.finished(result)
+        self._count(envelope.target.type, result, started)
+        self._finish(outcome)
+
+    def _trace(self, tracing: Tracing, work: Work, envelope: Envelope) -> TurnTrace:
+        return tracing.turn(
+            envelope,
+            pool=self._settings.pool,
+            shard=self._shard,
+            attempt=work.attempt + 1 - work.counted,
+            stored=work.stored,
+            received=work.received,
+        )
+
+    def _park(self, activation: Activation, error: Exception, turn: Turn | None = None) -> None:
+        """What waits for the agent becomes dead letters, its cells stay as they are."""
+        self.residents.park(activation, error)
+        for work in (*activation.normal, *(activation.urgent or ())):
+            work.envelope = work.envelope or Envelope(id=work.due, type="", body=b"", target=activation.id)
+            self._end(work, error, 0.0, turn if turn is not None and turn.work is work else None)
+
+
+def _packed(envelope: Envelope, reply: Reply) -> bytes:
+    """Raises TooLarge."""
+    packed = reply.pack()
+    if len(packed) > limits.MAX_BODY:
+        raise TooLarge(f"the answer to {envelope.type} has {len(packed)} bytes, at most {limits.MAX_BODY}")
+    return packed

@@ -1,0 +1,299 @@
+"""How a turn starts: its agent is loaded, its message decoded, its handler run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping
+from typing import Any, Final
+
+import msgpack
+
+from starling.context import Context
+from starling.core import limits
+from starling.core.due import DueBody, DueKind, reply_key
+from starling.core.envelope import Envelope
+from starling.core.record import Cell, ReplyRecord
+from starling.engine.activation import Activation, State
+from starling.engine.turn import Turn
+from starling.engine.turn_ends import TurnEnds
+from starling.engine.work import Outcome, Work
+from starling.errors import (
+    CallCancelled,
+    CallTimeout,
+    DecodeError,
+    StateUnreadable,
+    WorkerLost,
+)
+from starling.log_context import current as current_turn
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 512
+"""How many agents are loaded with one read."""
+
+
+class TurnStarts(TurnEnds):
+    """Loads agents and runs the turns that are ready."""
+
+    SLICE = 0.004
+    """Seconds of turns that run before the loop gets another chance."""
+
+    async def load(self) -> None:
+        """Activate agents and load messages from their records, many with one read, until cancelled."""
+        while True:
+            await self._cold_work.wait()
+            self._cold_work.clear()
+            while self._cold:
+                batch = [self._cold.popleft() for _ in range(min(len(self._cold), BATCH))]
+                keys = [a.key for a in batch if not a.known and a.definition.is_recorded]
+                keys += [work.due for a in batch for work in _unloaded(a)]
+                cells = await self._loader.read(keys) if keys else {}
+                for activation in batch:
+                    self._loaded(activation, cells)
+
+    def _loaded(self, activation: Activation, cells: Mapping[str, Cell | None]) -> None:
+        for work in _unloaded(activation):
+            cell = cells.get(work.due)
+            if cell is None or cell.data is None or not fill(work, cell.data):
+                log.error("the body of a due record is missing", extra={"key": work.due})
+                work.envelope = Envelope(id=work.due, type="", body=b"", target=activation.id)
+        if activation.agent is None:
+            try:
+                if not activation.known:
+                    self.residents.found(activation, cells.get(activation.key))
+                if activation.definition.activation_waits:
+                    self._in_background(self._awake(activation), activation)
+                    return
+                self.residents.make(activation)
+            except Exception as error:
+                self._not_made(activation, error)
+                return
+        activation.state = State.IDLE
+        self._schedule(activation)
+
+    async def _awake(self, activation: Activation) -> None:
+        try:
+            await self.residents.awake(activation)
+        except Exception as error:
+            self._not_made(activation, error)
+        else:
+            activation.state = State.IDLE
+            self._schedule(activation)
+
+    def _not_made(self, activation: Activation, error: Exception) -> None:
+        """A state that does not load parks the agent; any other error is that of the message that waits."""
+        if isinstance(error, StateUnreadable):
+            self._park(activation, error)
+            return
+        work = activation.next_work(asyncio.get_running_loop().time())
+        if work is None or work.envelope is None:
+            activation.state = State.IDLE
+            self._schedule(activation)
+            return
+        activation.state = State.RUNNING
+        self._failed(activation, Turn(self, activation, work, work.envelope), error, 0.0)
+
+    async def run(self) -> None:
+        """Run turns until cancelled. Raises what a turn's task raised beyond its handler's errors."""
+        timer = self._settings.timer
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            started = timer()
+            ready = self._ready
+            while ready:
+                if self._failure is not None:
+                    raise self._failure
+                if self._held or self._is_full:
+                    break
+                self._turn(ready.pop())
+                if timer() - started > self.SLICE:
+                    self._stats.busy_seconds += timer() - started
+                    await asyncio.sleep(0)
+                    started = timer()
+            self._stats.busy_seconds += timer() - started
+            if self._failure is not None:
+                raise self._failure
+
+    @property
+    def _is_full(self) -> bool:
+        if self.careful:
+            return bool(self._running)
+        return len(self._running) - self._waiting >= self._settings.max_concurrent_turns
+
+    def _turn(self, activation: Activation) -> None:
+        """Start the turn of the agent's next message; one that cannot wait also ends here."""
+        now = asyncio.get_running_loop().time()
+        work = activation.next_work(now)
+        if work is None or work.envelope is None or activation.pieces:
+            activation.state = State.IDLE
+            self._schedule(activation)
+            return
+        activation.state = State.RUNNING
+        work.started = True
+        activation.started(work)
+        activation.used = now
+        envelope = work.envelope
+        if (work.due and work.due not in self._due.live) or work.cancelled:
+            self._skip(activation, work)
+            return
+        if envelope.repeatable and (key := reply_key(self._shard, envelope.id)) in self._replied:
+            self._in_background(self._answer_again(activation, work, key), activation)
+            return
+        policy = self._policy(work)
+        if work.attempt >= policy.attempts and not work.counted:
+            error = WorkerLost(f"the worker ended during each of {work.attempt} attempts at this message")
+            self._give_up(activation, work, error, 0.0)
+            return
+        if self.careful and not work.counted:
+            self._in_background(self._count_first(activation, work), activation)
+            return
+        self._start(activation, work, envelope)
+
+    def _start(self, activation: Activation, work: Work, envelope: Envelope) -> None:
+        started = self._settings.timer()
+        turn = Turn(self, activation, work, envelope)
+        current_turn.set((self._settings.pool, self._shard, envelope))
+        if self._tracing is not None:
+            turn.trace = self._trace(self._tracing, work, envelope)
+        if activation.cells is not None and not activation.pending:
+            activation.cells.trim()
+        try:
+            if envelope.deadline and envelope.deadline < max(self._settings.wall(), self.stream_time) * 1000:
+                raise CallTimeout(f"the deadline of {envelope.type} had passed before its turn")
+            is_call = bool(envelope.reply)
+            handler, message = activation.definition.find(envelope.type, envelope.body, is_call, envelope.content_type)
+            context = Context(
+                turn,
+                id=activation.id,
+                sender=envelope.sender,
+                topic=envelope.topic,
+                message_id=envelope.id,
+                attempt=work.attempt + 1 - work.counted,
+                deadline=envelope.deadline / 1000 if envelope.deadline else None,
+                created=envelope.created / 1000,
+                headers=envelope.headers,
+                is_call=is_call,
+            )
+            coroutine = handler.start(activation.agent, message, context)
+            if turn.trace is not None:
+                coroutine = turn.trace.around(coroutine)
+            if activation.definition.error_hooks is not None:
+                turn.context = context
+            if handler.suspends:
+                self._in_task(activation, coroutine, handler, turn, started)
+                return
+            try:
+                coroutine.send(None)
+            except StopIteration as stop:
+                result = stop.value
+            else:
+                coroutine.close()
+                raise RuntimeError(f"{handler.name} waited although nothing in it can")
+        except Exception as error:
+            self._failed(activation, turn, error, started)
+            return
+        self._succeeded(activation, turn, handler, result, started)
+
+    def _in_task(
+        self, activation: Activation, coroutine: Coroutine[Any, Any, Any], handler: Any, turn: Turn, started: float
+    ) -> None:
+        work = turn.work
+        envelope = work.envelope
+        assert envelope is not None
+
+        async def run() -> None:
+            try:
+                deadline = envelope.deadline
+                limit = max(0.0, deadline / 1000 - self._settings.wall()) if deadline else None
+                async with asyncio.timeout(limit) as scope:
+                    result = await coroutine
+                    if (cells := activation.cells) is not None:
+                        turn.cells = await (cells.all_gone() if turn.destroyed else cells.changes())
+            except asyncio.CancelledError as cancelled:
+                current = asyncio.current_task()
+                if work.cancelled:
+                    error: Exception = CallCancelled(f"the caller gave up on {envelope.type}")
+                elif current is None or current.cancelling():
+                    raise
+                else:  # what the handler waited for was cancelled, not the turn: its agent must not stand still
+                    error = _cancelled_inside(cancelled)
+                self._failed(activation, turn, error, started)
+            except Exception as raised:
+                error = raised
+                if isinstance(raised, TimeoutError) and scope.expired():
+                    error = CallTimeout(f"the deadline of {envelope.type} passed during its turn")
+                self._failed(activation, turn, error, started)
+            else:
+                self._succeeded(activation, turn, handler, result, started)
+
+        task = self._in_background(run(), activation)
+        if envelope.reply:
+            self._calling[envelope.id] = (task, work)
+            task.add_done_callback(lambda _: self._calling.pop(envelope.id, None))
+
+    def _skip(self, activation: Activation, work: Work) -> None:
+        """Its record was taken back, or its caller gave up, before it started."""
+        activation.ended(work)
+        envelope = work.envelope
+        if work.cancelled and envelope is not None:
+            self._end(work, CallCancelled(f"the caller gave up on {envelope.type}"), 0.0)
+        self._next(activation)
+
+    async def _answer_again(self, activation: Activation, work: Work, key: str) -> None:
+        """A call that was handled before gets the answer that it got then."""
+        data = self._replied.get(key)
+        if data is None:
+            cell = (await self._loader.read([key]))[key]
+            data = cell.data if cell is not None else None
+        envelope = work.envelope
+        assert envelope is not None
+        outcome = Outcome(work)
+        if data is not None:
+            outcome.reply = ReplyRecord(envelope.reply, data)
+            outcome.size_bytes += len(data)
+        activation.ended(work)
+        self._finish(outcome)
+        self._next(activation)
+
+    async def _count_first(self, activation: Activation, work: Work) -> None:
+        """In careful mode an attempt is committed as failed before it starts."""
+        envelope = work.envelope
+        assert envelope is not None
+        work.attempt += 1
+        work.counted = True
+        outcome = self._moves(work, envelope, DueKind.RETRY, int(self._settings.wall() * 1000))
+        assert outcome.moves_to is not None
+        self.counting = outcome.moves_to.key
+        await self.commit(outcome)
+        self._start(activation, work, envelope)
+
+
+def _cancelled_inside(error: BaseException) -> RuntimeError:
+    """Return the error of a turn in which something else than the turn was cancelled."""
+    made = RuntimeError("what the handler waited for was cancelled")
+    made.__cause__ = error
+    return made
+
+
+def _unloaded(activation: Activation) -> list[Work]:
+    """The next messages of an agent that are only in their records' cells."""
+    return [
+        work
+        for queue in (activation.normal, activation.urgent or ())
+        for work in queue[: limits.PARKED_IN_MEMORY]
+        if work.envelope is None
+    ]
+
+
+def fill(work: Work, data: bytes) -> bool:
+    """Give a work what its due record holds; False when that cannot be read."""
+    try:
+        body = DueBody.decode(data)
+        work.envelope = Envelope.from_map(msgpack.unpackb(body.envelope))
+    except (DecodeError, ValueError):
+        return False
+    work.attempt, work.every, work.cron, work.stored = body.attempt, body.every, body.cron, body.stored
+    work.size_bytes = len(data)
+    return True
