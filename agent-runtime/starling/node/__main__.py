@@ -1,5 +1,10 @@
-"""`python -m starling.node`: one worker, told what to do by its environment."""
+"""`python -m starling.node`: one worker, told what to do by its environment; with `spare`, by a line of input."""
 
-from starling.node.worker import main
+import sys
+
+if sys.argv[1:] == ["spare"]:
+    from starling.node.spare import main
+else:
+    from starling.node.worker import main
 
 raise SystemExit(main())

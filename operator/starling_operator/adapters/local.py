@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from starling_operator.adapters.spare import Spare, die_with_parent
 from starling_operator.ports import PodSeen, PoolPods, PoolPodsSpec
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,6 @@ log = logging.getLogger(__name__)
 BACKOFF_CAP: Final = 10.0
 STABLE_AFTER: Final = 30.0
 GRACE: Final = 15.0
-PR_SET_PDEATHSIG: Final = 1
 
 
 @dataclass(slots=True)
@@ -59,6 +58,7 @@ class LocalPods:
         self._pods: dict[str, dict[int, _Pod]] = {}
         self._specs: dict[str, PoolPodsSpec] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._spare = Spare()
         self.changed = asyncio.Event()
         """Set whenever a process has ended or was started."""
 
@@ -118,11 +118,17 @@ class LocalPods:
 
     async def close(self) -> None:
         """End everything at once: SIGINT, on which workers release their shards, then SIGKILL after the grace time."""
+        await self._spare.close()
         for pod in (pod for running in self._pods.values() for pod in running.values()):
             pod.ending = signal.SIGINT
         await asyncio.gather(*(self.remove(pool) for pool in list(self._pods)))
         if self._closing:
             await asyncio.wait(self._closing, timeout=GRACE + 5)
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether a process waits to take the place of one that dies."""
+        return self._spare.is_ready
 
     def process_of(self, pod: str) -> int | None:
         """Return the process id of a pod, None while none runs."""
@@ -168,36 +174,42 @@ class LocalPods:
         self.changed.set()
 
     async def _keep(self, pod: _Pod) -> None:
-        """Run the process, again and again, with a pause that grows while it keeps dying."""
+        """Run the process, again and again: at once after its first death, with a growing pause if it keeps dying."""
         loop = asyncio.get_running_loop()
-        pause = 0.0
+        pause, deaths = 0.0, 0
         while True:
             started = loop.time()
-            await self._run(pod)
+            await self._run(pod, use_spare=pause == 0.0)  # one that dies as it starts is not to use up spares
             if pod.terminating:
                 return
             self.changed.set()
             pod.restarts += 1
-            pause = 0.0 if loop.time() - started > STABLE_AFTER else min(max(pause * 2, 0.2), BACKOFF_CAP)
+            deaths = 1 if loop.time() - started > STABLE_AFTER else deaths + 1
+            pause = 0.0 if deaths == 1 else min(0.2 * 2.0 ** min(deaths - 2, 10), BACKOFF_CAP)
             code = pod.process.returncode if pod.process else None
             log.warning("pod ended, started again", extra={"pod": pod.name, "code": code, "pause": pause})
             await asyncio.sleep(pause)
 
-    async def _run(self, pod: _Pod) -> None:
+    async def _run(self, pod: _Pod, *, use_spare: bool) -> None:
         logs = self._directory / "logs"
         logs.mkdir(parents=True, exist_ok=True)
-        with (logs / f"{pod.name}.log").open("ab") as out:
-            pod.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "starling.node",
-                env=self._environment(pod),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-                preexec_fn=_die_with_parent,
-            )
+        log_file = logs / f"{pod.name}.log"
+        environment = self._environment(pod)
+        pod.process = self._spare.take(environment, log_file) if use_spare else None
+        if pod.process is None:
+            with log_file.open("ab") as out:
+                pod.process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "starling.node",
+                    env=environment,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=out,
+                    start_new_session=True,
+                    preexec_fn=die_with_parent,
+                )
+        self._spare.keep()
         self.changed.set()
         try:
             await pod.process.wait()
@@ -233,7 +245,3 @@ def _phase(pod: _Pod) -> str:
     if pod.process is None or pod.process.returncode is not None:
         return "starting"
     return "running"
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
