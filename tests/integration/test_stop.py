@@ -140,7 +140,7 @@ async def test_a_forced_stop_does_not_wait_for_a_hanging_handler(cluster: Cluste
         await cluster.until(lambda: naps(2))
 
 
-@pytest.mark.row("RT-51", part="readiness and the state gauge follow")
+@pytest.mark.row("RT-51", part="readiness and the state gauge follow", completes=True)
 async def test_readiness_and_the_state_gauge_follow_the_pods_life(cluster: Cluster) -> None:
     pool = await cluster.pool(moveWaitSeconds=3600.0, drainSeconds=3600.0)
     await pool.map("w-0")

@@ -46,7 +46,7 @@ class Member:
 
     start: id of the process; incarnation: of the pool's data, as the pod read it; version: hash of code and
     configuration; shards: those that it owns, with their epochs; metrics: "ip:port" of its HTTP server;
-    map_rev: revision of the newest map that it has read.
+    map_rev: revision of the newest map that it has read; parked: agents whose state does not load, and one of them.
     """
 
     pod: PodName
@@ -58,9 +58,11 @@ class Member:
     shards: Mapping[ShardId, Epoch]
     metrics: str = ""
     map_rev: int = 0
+    parked: int = 0
+    parked_agent: str = ""
 
     def encode(self) -> bytes:
-        value = {
+        value: dict[str, object] = {
             "pod": self.pod,
             "start": self.start,
             "incarnation": self.incarnation,
@@ -71,6 +73,8 @@ class Member:
             "metrics": self.metrics,
             "mapRev": self.map_rev,
         }
+        if self.parked:
+            value["parked"] = {"count": self.parked, "agent": self.parked_agent}
         return json.dumps(value).encode()
 
     @classmethod
@@ -78,6 +82,7 @@ class Member:
         """Raises DecodeError."""
         try:
             value = json.loads(data)
+            parked = value.get("parked", {})
             return cls(
                 pod=PodName(value["pod"]),
                 start=str(value["start"]),
@@ -88,6 +93,8 @@ class Member:
                 shards={ShardId(int(shard)): Epoch(int(epoch)) for shard, epoch in value["shards"].items()},
                 metrics=str(value.get("metrics", "")),
                 map_rev=int(value.get("mapRev", 0)),
+                parked=int(parked.get("count", 0)),
+                parked_agent=str(parked.get("agent", "")),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DecodeError(f"member: {error!r}") from error

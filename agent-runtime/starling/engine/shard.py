@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 from typing import Final
 
 from starling.core import limits
@@ -326,6 +327,11 @@ class OwnedShard:
     def lags(self) -> dict[Inlet, int]:
         """Messages that are not finished, by inlet."""
         return {inlet: intake.lag for inlet, intake in self._intakes.items()}
+
+    @property
+    def parked(self) -> Collection[AgentId]:
+        """Agents whose state does not load."""
+        return self._turns.residents.parked.keys()
 
     @property
     def is_idle(self) -> bool:

@@ -188,6 +188,7 @@ class Worker:
                         ("store's time", self.time.keep()),
                         ("ownership", self._serve()),
                         ("passivation", self.passivation.run()),
+                        ("parked agents", self._tell_of_parked()),
                     )
                 ]
                 self.members.describe(ready=True)
@@ -200,6 +201,13 @@ class Worker:
                 for job in jobs:
                     job.cancel()
             await self.members.withdraw()
+
+    async def _tell_of_parked(self) -> None:
+        """Say in our entry how many agents are parked, and one of them, for the condition of the pool."""
+        while True:
+            parked = sorted(agent for shard in self.ownership.owned.values() for agent in shard.parked)
+            self.members.describe(parked=len(parked), parked_agent=str(parked[0]) if parked else "")
+            await asyncio.sleep(limits.MEMBER_RENEWAL)
 
     async def _serve(self) -> None:
         await self.time.look()

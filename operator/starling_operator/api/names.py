@@ -27,6 +27,7 @@ class ConditionType(StrEnum):
     PROGRESSING = "Progressing"
     DEGRADED = "Degraded"
     METRICS_AVAILABLE = "MetricsAvailable"
+    AGENTS_PARKED = "AgentsParked"
 
 
 class Pause(StrEnum):

@@ -277,4 +277,17 @@ def _conditions(wish: PoolWish, seen: PoolSeen, desired: int, held: bool) -> tup
                 "" if measured else "no fresh measurements: no moves by load, no scaling down",
             )
         )
+    if parked := _parked(seen):
+        conditions.append(parked)
     return tuple(conditions)
+
+
+def _parked(seen: PoolSeen) -> ConditionWish | None:
+    """A condition that is there as long as an agent is parked: nothing but people can mend that."""
+    telling = [pod.member for pod in seen.pods if pod.member is not None and pod.member.parked]
+    if not telling:
+        return None
+    count = sum(member.parked for member in telling)
+    example = min(member.parked_agent for member in telling)
+    text = f"{count} agents are parked, {example} among them: their state does not load; see `starling repair agent`"
+    return ConditionWish("AgentsParked", True, "StateUnreadable", text)

@@ -61,7 +61,7 @@ async def test_a_poison_message_is_shown_with_all_that_is_known_of_it(account_me
     assert "tenant" in text
 
 
-@pytest.mark.row("RT-30", part="replay after the fix handles it once")
+@pytest.mark.row("RT-30", part="replay after the fix handles it once", completes=True)
 async def test_after_the_fix_a_letter_that_is_put_back_is_handled_once_and_gone(account_mesh: RunningMesh) -> None:
     await account_mesh.client.send(AgentId("account", "anna"), Spoilt(3))
     letters = await _letters_there(account_mesh, 1)

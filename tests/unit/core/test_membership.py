@@ -31,6 +31,8 @@ MEMBERS = st.builds(
     shards=st.dictionaries(SHARDS, st.integers(0, 2**53).map(Epoch), max_size=5),
     metrics=TEXT,
     map_rev=st.integers(0, 2**53),
+    parked=st.integers(1, 9),
+    parked_agent=TEXT,
 )
 
 
@@ -63,6 +65,8 @@ def test_a_member_is_written_in_the_agreed_form() -> None:
         "metrics": "127.0.0.1:8080",
         "mapRev": 7,
     }
+    parked = Member(PodName("p-0"), "s", "i", "v", True, False, {}, parked=2, parked_agent="till/1")
+    assert json.loads(parked.encode())["parked"] == {"count": 2, "agent": "till/1"}
 
 
 def test_a_member_of_an_older_version_has_no_metrics_and_no_map() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import msgpack
 import pytest
 from starling import Agent, AgentId, Cells, cells, event, message, migrate, query, rpc, testing
 from starling.core.envelope import Envelope
+from starling.core.membership import Member
+from starling.core.names import bucket_stream, bucket_subject, member_key
 from starling.core.record import Cell
 from starling.engine.repairs import CELLS, REPAIR
 from starling.engine.work import Outcome
@@ -110,7 +113,7 @@ async def test_state_of_version_one_loads_in_code_of_version_two() -> None:
         assert parked(mesh) == 0
 
 
-@pytest.mark.row("RT-38", part="missing migrator")
+@pytest.mark.row("RT-38", part="missing migrator: parked, not reset", completes=True)
 async def test_a_missing_migrator_parks_the_agent_until_code_comes_that_has_it() -> None:
     async with testing.mesh(Till) as mesh:
         await mesh.send(TILL, Add(150))
@@ -228,3 +231,29 @@ async def test_all_cells_of_an_agent_are_read_as_they_are_committed() -> None:
             "_cells": [1, b'["parts/a"]'],
         }
         assert msgpack.unpackb((await mesh.query_raw(AgentId("till", "never"), CELLS, b""))[1]) == {}
+
+
+@pytest.mark.row("RT-39", part="pod tells of its parked agents", completes=True)
+async def test_a_pod_tells_in_its_entry_how_many_agents_are_parked_until_they_are_repaired() -> None:
+    async with testing.mesh(Till) as mesh:
+        await mesh.send(TILL, Add(1))
+        await mesh.idle()
+        await spoil(mesh, b"\xff")
+        await mesh.crash()
+        await mesh.send(TILL, Add(1))
+        await mesh.idle()
+        assert await told_of(mesh, 1) == "till/1"
+        await repair(mesh, destroy=True)
+        assert await told_of(mesh, 0) == ""
+
+
+async def told_of(mesh: testing.TestMesh, count: int) -> str:
+    """Wait until the members' entries count so many, and return the agent that they name."""
+    (pool,) = mesh._pools
+    subject = bucket_subject("st_test_members", member_key(pool.name, pool.workers[0].members.own.pod))
+    async with asyncio.timeout(30):
+        while True:
+            found = await mesh._admin.last(bucket_stream("st_test_members"), subject)
+            if found is not None and (member := Member.decode(found.data)).parked == count:
+                return member.parked_agent
+            await mesh.advance(1)

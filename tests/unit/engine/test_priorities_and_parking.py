@@ -59,6 +59,7 @@ def test_whatever_waits_is_started_once_first_come_first_served_within_a_priorit
         ]
 
 
+@pytest.mark.row("RT-44", part="a low one starts within 64 starts under endless load above", completes=True)
 @pytest.mark.parametrize("above", [Priority.NORMAL, Priority.HIGH, Priority.URGENT])
 def test_a_low_one_starts_within_sixty_four_starts_under_endless_load_above(above: Priority) -> None:
     ready: Ready[Item] = Ready()

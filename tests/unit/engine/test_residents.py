@@ -202,6 +202,7 @@ async def test_an_agent_in_use_does_not_leave() -> None:
         assert (await mesh.state(Busy, "1")).n == 1
 
 
+@pytest.mark.row("RT-7", part="memory pressure")
 async def test_memory_pressure_lets_idle_agents_leave_until_it_is_over() -> None:
     readings = iter([0.5, 0.81, 0.79, 0.74, 0.74])
     async with testing.mesh(Counter) as mesh:

@@ -156,7 +156,7 @@ async def runtime() -> starling.LocalRuntime:
     return made
 
 
-@pytest.mark.row("RT-75", part="an agent that uses these names only")
+@pytest.mark.row("RT-75", part="an agent that uses these names only", completes=True)
 async def test_an_agent_in_this_style_calls_publishes_and_keeps_its_state() -> None:
     mesh = await runtime()
     async with mesh:

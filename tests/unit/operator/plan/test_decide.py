@@ -12,7 +12,8 @@ from starling.core.membership import ShardMap
 from starling_operator.api.names import Pause
 from starling_operator.plan import decide
 from starling_operator.plan.decide import HOLD, STALE_AFTER
-from starling_operator.plan.values import Memory, PodView, PoolSeen
+from starling_operator.plan.values import ConditionWish, Memory, PodView, PoolSeen
+from starling_operator.status import conditions, transitions
 
 from tests.unit.operator.plan.pools import (
     NOTHING,
@@ -468,3 +469,29 @@ def test_owners_are_what_members_report_and_then_what_the_map_says() -> None:
     assert silent.owner(min(silent.map.shards)) == name(0)  # type: ignore[union-attr]
     assert replace(silent, map=None).owner(min(shard_map(*EVEN).shards)) is None
     assert silent.pod(PodName("p-9")) is None
+
+
+@pytest.mark.row("RT-39", part="the pool's condition tells how many agents are parked and names one; an event once")
+def test_parked_agents_are_a_condition_of_the_pool_and_one_event() -> None:
+    def seen(*parked: tuple[int, str]) -> PoolSeen:
+        healthy = running(0, 0, 0, 0, 1, 1, 1, 1)
+        views = (
+            replace(view, member=replace(view.member, parked=count, parked_agent=agent))
+            for view, (count, agent) in zip(healthy.pods, parked, strict=True)
+            if view.member is not None
+        )
+        return with_pods(healthy, *views)
+
+    def said(found: PoolSeen) -> list[ConditionWish]:
+        return [each for each in decide(wish(), found, NOTHING, 0.0).conditions if each.type == "AgentsParked"]
+
+    nobody, some, more = seen((0, ""), (0, "")), seen((0, ""), (1, "till/7")), seen((2, "till/3"), (1, "till/7"))
+    assert said(nobody) == []
+    (first,) = said(some)
+    assert (first.status, first.reason) == (True, "StateUnreadable")
+    (second,) = said(more)
+    assert second.message.startswith("3 agents are parked, till/3 among them")
+    before = conditions([first], (), 1)
+    (event,) = transitions((), before)
+    assert (event.reason, event.message, event.warning) == ("StateUnreadable", first.message, True)
+    assert transitions(before, conditions([second], before, 1)) == []
