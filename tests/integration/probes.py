@@ -197,3 +197,91 @@ class Bearer(Agent, type="bearer"):
         first, *rest = message.path
         answer: dict[str, str] = await ctx.call(AgentId.parse(first), CallOn(rest), headers={"hop": str(self.id)})
         return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """Takes in an amount once the seconds have passed; note: as of `Nap`."""
+
+    amount: int
+    seconds: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PayAt:
+    """Asks a payer to pay a till and to note the answer."""
+
+    till: str
+    pay: Pay
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Goes to the model and then to the mail server, whose files are in `folder`; the first time it ends the process.
+
+    dies_after: "step" or "mail".
+    """
+
+    folder: str
+    dies_after: str
+
+
+@dataclass
+class Money:
+    """total: taken in, or as it was answered last; turns: that took effect."""
+
+    total: int = 0
+    turns: int = 0
+
+
+class Till(Agent[Money], type="till"):
+    @rpc
+    async def pay(self, message: Pay) -> int:
+        noted(Nap(0, message.note))
+        await asyncio.sleep(message.seconds)
+        self.state.total += message.amount
+        self.state.turns += 1
+        return self.state.total
+
+    @rpc
+    async def tell(self, message: Tell) -> Money:
+        return self.state
+
+
+class Payer(Agent[Money], type="payer"):
+    @event
+    async def pay_at(self, message: PayAt, ctx: Context) -> None:
+        self.state.total = await ctx.call(AgentId("till", message.till), message.pay)
+        self.state.turns += 1
+
+    @event
+    async def order(self, message: Order, ctx: Context) -> None:
+        self.state.total = await ctx.step(ask_model, message.folder)
+        ends_process(message, "step")
+        line_to(Path(message.folder) / "mails", ctx.idempotency_key)
+        ends_process(message, "mail")
+        self.state.turns += 1
+
+    @rpc
+    async def tell(self, message: Tell) -> Money:
+        return self.state
+
+
+async def ask_model(folder: str) -> int:
+    """Answer, and count that it was asked."""
+    line_to(Path(folder) / "asked", "asked")
+    return 42
+
+
+def line_to(file: Path, line: str) -> None:
+    with file.open("a") as opened:
+        opened.write(f"{line}\n")
+
+
+def ends_process(message: Order, where: str) -> None:
+    """End the process here, the first time."""
+    mark = Path(message.folder) / "died"
+    if message.dies_after == where and not mark.exists():
+        mark.touch()
+        os._exit(7)
