@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from starling import Agent, Context, event, message, rpc
+from starling import Agent, Context, event, message, query, rpc
 from starling.core.ids import AgentId, TopicId
 from starling.core.priority import Priority
 from starling.errors import CallFailed
@@ -42,6 +42,24 @@ class Answer:
     tag: str
 
 
+@message("simulation-look")
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What has been handled so far?"""
+
+
+@message("simulation-wait-and-look")
+@dataclass(frozen=True, slots=True)
+class WaitAndLook:
+    """As `Look`, by a handler that waits."""
+
+
+@message("simulation-tags")
+@dataclass(frozen=True, slots=True)
+class Tags:
+    tags: tuple[str, ...]
+
+
 @dataclass
 class Noted:
     """Tags of the messages that were handled, in order."""
@@ -69,9 +87,14 @@ class Running:
         cls.plan, cls.unsure, cls.steps, cls.calls_of_steps = plan, set(), {}, Counter()
 
 
-def _note(noted: Noted, agent: AgentId, tag: str) -> Action:
+def _note(noted: Noted, ctx: Context, tag: str) -> Action:
     noted.tags.append(tag)
-    return Running.plan.of(tag, agent)
+    action = Running.plan.of(tag, ctx.id)
+    if action.cancels:
+        ctx.cancel_timer(action.cancels)
+    if action.times > 1 and noted.tags.count(tag) >= action.times:
+        ctx.cancel_timer(tag)
+    return action
 
 
 def _step(step: Step, ctx: Context) -> None:
@@ -79,9 +102,13 @@ def _step(step: Step, ctx: Context) -> None:
     if isinstance(step.to, TopicId):
         ctx.publish(step.to, Do(step.tag), priority=priority)
     elif step.kind == "timer":
-        ctx.set_timer(step.tag, Do(step.tag), delay=step.delay)
+        ctx.set_timer(step.tag, Do(step.tag), delay=step.delay, every=step.every)
+        if step.taken_back:
+            ctx.cancel_timer(step.tag)
     else:
-        ctx.send(step.to, Do(step.tag), priority=priority, delay=step.delay)
+        sent = ctx.send(step.to, Do(step.tag), priority=priority, delay=step.delay)
+        if step.taken_back:
+            ctx.cancel(step.to, sent)
 
 
 async def _call(step: Step, ctx: Context) -> None:
@@ -105,8 +132,15 @@ async def _once(ctx: Context) -> None:
 
 def _end(action: Action, ctx: Context) -> None:
     """Fail at the end, so that a failed turn has something to take back."""
+    if action.destroys:
+        ctx.destroy()
     if ctx.attempt <= action.fails:
         raise Failed(f"{action.tag} attempt {ctx.attempt}")
+
+
+async def _looked_at(noted: Noted) -> Tags:
+    await asyncio.sleep(0.02)
+    return Tags(tuple(noted.tags))
 
 
 class One(Agent[Noted], type="one"):
@@ -121,8 +155,16 @@ class One(Agent[Noted], type="one"):
         self._act(message.tag, ctx)
         return Answer(message.tag)
 
+    @query
+    async def look(self, message: Look) -> Tags:
+        return Tags(tuple(self.state.tags))
+
+    @query
+    async def wait_and_look(self, message: WaitAndLook) -> Tags:
+        return await _looked_at(self.state)
+
     def _act(self, tag: str, ctx: Context) -> None:
-        action = _note(self.state, self.id, tag)
+        action = _note(self.state, ctx, tag)
         for step in action.steps:
             _step(step, ctx)
         _end(action, ctx)
@@ -140,8 +182,16 @@ class Two(Agent[Noted], type="two"):
         await self._act(message.tag, ctx)
         return Answer(message.tag)
 
+    @query
+    async def look(self, message: Look) -> Tags:
+        return Tags(tuple(self.state.tags))
+
+    @query
+    async def wait_and_look(self, message: WaitAndLook) -> Tags:
+        return await _looked_at(self.state)
+
     async def _act(self, tag: str, ctx: Context) -> None:
-        action = _note(self.state, self.id, tag)
+        action = _note(self.state, ctx, tag)
         if action.pause:
             await asyncio.sleep(action.pause)
         if action.once:

@@ -15,14 +15,16 @@ from starling.core.record import Cell, Kind, Record
 from starling.ports.store import Message, is_removal
 
 from .agents import Key
-from .plan import Action, Plan, children
+from .plan import NEVER_SET, Action, Plan, children, is_sure
 from .process import MESH, Pool, Where
 
 
 @dataclass(slots=True)
 class Ending:
     """How a run ended. accepted: roots whose sender was told that they are stored, by agent in the order of sending;
-    received: tags that each agent's state has; dead: tags of dead letters by agent."""
+    received: tags that each agent has handled; dead: tags of dead letters by agent; refused: roots that found the
+    mailbox full whenever they were sent; worn: dead letters whose owner was lost in each attempt; ended: tags in
+    the states of mortal agents."""
 
     accepted: dict[Key, bool] = field(default_factory=dict)
     received: dict[AgentId, list[str]] = field(default_factory=dict)
@@ -30,6 +32,9 @@ class Ending:
     odd_letters: list[str] = field(default_factory=list)
     unsure: set[Key] = field(default_factory=set)
     steps: Mapping[str, list[int]] = field(default_factory=dict)
+    refused: set[Key] = field(default_factory=set)
+    worn: set[Key] = field(default_factory=set)
+    ended: dict[AgentId, list[str]] = field(default_factory=dict)
 
 
 def effects(plan: Plan, ending: Ending) -> Iterator[str]:
@@ -40,13 +45,13 @@ def effects(plan: Plan, ending: Ending) -> Iterator[str]:
     while waiting:
         key = waiting.pop()
         if had.get(key):
-            new = [(child.tag, child.agent) for _, child in children(plan, plan.actions[key])]
-            must.update((child, True) for child in new if child not in must)
-            waiting += new
+            for step, child in children(plan, plan.actions[key]):
+                waiting.append((child.tag, child.agent))
+                must.setdefault((child.tag, child.agent), is_sure(step, child))
     loose = descendants(plan, ending.unsure)
     for key, sure in must.items():
         if key not in loose:
-            yield from _outcome(plan.actions[key], sure, had.get(key, 0), ending.dead[key])
+            yield from _outcome(plan.actions[key], sure, had.get(key, 0), ending.dead[key], worn=key in ending.worn)
     asked = {
         (child.tag, child.agent)
         for key in plan.actions
@@ -60,8 +65,9 @@ def effects(plan: Plan, ending: Ending) -> Iterator[str]:
         # a turn that failed for good may have called before
         if key not in called:
             yield f"P2: {_name(key)} took effect, but nobody sent it"
-        elif count > 1:
+        elif count > plan.actions[key].times:
             yield f"P2: {_name(key)} took effect {count} times"
+    yield from (f"P2: {_name(key)} was refused, and took effect" for key in ending.refused if had.get(key))
     yield from (f"dead letter of nothing that was sent: {text}" for text in ending.odd_letters)
 
 
@@ -85,10 +91,12 @@ def steps(ending: Ending) -> Iterator[str]:
             yield f"the step of turn {key} gave its attempts {results}"
 
 
-def _outcome(action: Action, sure: bool, effects_: int, letters: int) -> Iterator[str]:
+def _outcome(action: Action, sure: bool, effects_: int, letters: int, *, worn: bool) -> Iterator[str]:
     name = _name((action.tag, action.agent))
-    if effects_ > 1:
+    if effects_ > action.times:
         yield f"P2: {name} took effect {effects_} times"
+    if effects_ and action.cancelled == NEVER_SET:
+        yield f"P2: {name} took effect, but the turn that set the timer has cancelled it"
     if letters > 1:
         yield f"P2: {name} has {letters} dead letters"
     if effects_ and letters:
@@ -97,10 +105,29 @@ def _outcome(action: Action, sure: bool, effects_: int, letters: int) -> Iterato
         yield f"P2: {name} never succeeds, and took effect"
     if not sure or action.is_call:
         return
-    if not effects_ and not letters:
-        yield f"P1: {name} was accepted and is lost"
-    if letters and not action.is_poison and not action.calls:
+    if not letters and effects_ < action.times:
+        yield f"P1: {name} was accepted and is lost" if not effects_ else f"P1: {name} happened {effects_} times only"
+    if letters and not action.is_poison and not action.calls and not worn:
         yield f"P1: {name} is a dead letter without a reason"
+
+
+def timers(plan: Plan, ending: Ending) -> Iterator[str]:
+    """A timer does not run once the turn that takes it back has its effect."""
+    loose = descendants(plan, ending.unsure)
+    for agent, tags in ending.received.items():
+        for index, tag in enumerate(tags):
+            action = plan.actions.get((tag, agent))
+            if action is not None and action.cancels in tags[index:] and (tag, agent) not in loose:
+                yield f"{agent} ran timer {action.cancels} after {tag} had taken it back"
+
+
+def lives(plan: Plan, ending: Ending) -> Iterator[str]:
+    """What a mortal agent knows is what it has handled since it last ended itself."""
+    for agent, tags in ending.ended.items():
+        handled = ending.received.get(agent, [])
+        last = max((index for index, tag in enumerate(handled) if plan.actions[tag, agent].destroys), default=-1)
+        if tags != handled[last + 1 :]:
+            yield f"{agent} has handled {handled}, and knows {tags}"
 
 
 def _name(key: Key) -> str:
@@ -116,7 +143,7 @@ def order(plan: Plan, ending: Ending) -> Iterator[str]:
         for tag in dict.fromkeys(tags):
             action = plan.actions.get((tag, sender))
             for step, child in children(plan, action) if action else ():
-                if step.kind in ("send", "publish") and not step.delay:
+                if step.kind in ("send", "publish", "witness") and not step.delay:
                     lane = "urgent" if step.urgent else "normal"
                     sent.setdefault((f"{sender} ({lane})", child.agent), []).append(child.tag)
     loose = descendants(plan, ending.unsure)

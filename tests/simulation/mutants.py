@@ -23,6 +23,7 @@ from starling.core.overlay import Overlay
 from starling.core.positions import Position, Positions
 from starling.core.replay import Replay
 from starling.engine import journal as journals
+from starling.engine import producer
 from starling.engine.agenda import Agenda
 from starling.engine.commit import Committer
 from starling.engine.deliver import Delivery
@@ -30,6 +31,8 @@ from starling.engine.intake import Intake
 from starling.engine.janitor import Janitor
 from starling.engine.journal import Journal
 from starling.engine.producer import Producer
+from starling.engine.queries import Queries
+from starling.engine.query_client import QueryClient
 from starling.engine.shard import OwnedShard
 from starling.engine.table import Table
 from starling.engine.turn import Turn
@@ -147,7 +150,7 @@ MUTANTS: tuple[Mutant, ...] = (
             Committer._store_turns,
             (
                 "        await self._append(record)\n",
-                "        for frame in frames:\n"
+                "        for frame in batch.frames:\n"
                 "            early = __import__('starling.core.outbox').core.outbox.Sending(frame, FrameRef(0, 0))\n"
                 "            subject, headers = self._delivery._address(early)\n"
                 "            await self._store.publish(subject, frame.body, headers)\n"
@@ -305,6 +308,65 @@ MUTANTS: tuple[Mutant, ...] = (
             edited(Turns._turn, ("or activation.pieces:", "or False:")),
             edited(Turns._schedule, ("if activation.pieces:", "if False:")),
         ),
+    ),
+    # -- timers, and the end of agents
+    Mutant(
+        "a cancelled timer's record stays",
+        "section 4",
+        lambda: edited(Turns._timers, ("outcome.unname.append(name)", "pass")),
+    ),
+    Mutant(
+        "a recurring timer ends with its first time",
+        "section 4",
+        lambda: edited(Turns._succeeded, ("self._again_later(work, envelope, outcome)", "pass")),
+    ),
+    Mutant(
+        "a recurring timer goes on after it was cancelled",
+        "section 4",
+        lambda: edited(
+            Turns._succeeded, ("if work.timer and not (turn.timers and work.timer in turn.timers)", "if work.timer")
+        ),
+    ),
+    Mutant(
+        "an agent that ends keeps its state",
+        "section 4",
+        lambda: edited(Turns._destroy, ("outcome.cell(activation.key,", "(lambda *_: None)(activation.key,")),
+    ),
+    Mutant(
+        "an agent that ends takes parked messages with it",
+        "section 4",
+        lambda: edited(Turns.due_keys, ("due.kind in later and ", "")),
+    ),
+    # -- queries
+    Mutant(
+        "a query runs on what is not committed",
+        "section 5",
+        lambda: edited(Queries._begin, (" or not activation.is_settled", "")),
+    ),
+    Mutant(
+        "a query's view is made of the newest state",
+        "section 5",
+        lambda: edited(Queries._committed, ("return activation.committed,", "return activation.data,")),
+    ),
+    Mutant(
+        "an answer of a replaced owner counts",
+        "section 3",
+        lambda: edited(QueryClient.query, (" and reply.epoch >= self._epochs.get(key, 0)", "")),
+    ),
+    # -- full mailboxes
+    Mutant(
+        "a refused message counts as stored",
+        "section 9",
+        lambda: edited(
+            Producer._repeat,
+            ("if isinstance(answer, Stored):", "if isinstance(answer, Stored) or isinstance(answer, Refused):"),
+            ("Accepted(answer.sequence, answer.duplicate and", "Accepted(0, False and"),
+        ),
+    ),
+    Mutant(
+        "a patient message is refused by a full mailbox",
+        "section 9",
+        lambda: edited(producer._is_passing, ("(patient and", "(False and")),
     ),
     # -- calls and steps
     Mutant("a reply is not recorded", "M10", lambda: edited(Turns._reply, ("if envelope.repeatable:", "if False:"))),

@@ -18,6 +18,12 @@ WAITING = frozenset({"two"})
 TOPIC = "news"
 ATTEMPTS = 4
 NEVER = 99
+MORTAL = "m"
+"""Key of agents that destroy themselves now and then."""
+WITNESS = AgentId("one", "w")
+"""Hears of every turn of a mortal agent, whose own state forgets; it never ends itself."""
+TAKEN_BACK, NEVER_SET = "taken back", "never set"
+"""How a message is cancelled by the turn that sends it: a delayed one, perhaps too late; a timer, for sure."""
 
 
 @dataclass(slots=True)
@@ -25,7 +31,9 @@ class Action:
     """What the turn of one message does. key: tag and agent.
 
     fails: attempts that raise before one succeeds, `NEVER`: all; pause: seconds that it waits first; once: it has a
-    step of its own, whose result is saved; steps: further messages, in order.
+    step of its own, whose result is saved; steps: further messages, in order; times: how often it happens (a recurring
+    timer, which its last turn takes back); cancels: tag of the timer that it takes back; destroys: its agent ends.
+    cancelled: tag of the action that takes it back, or `TAKEN_BACK` or `NEVER_SET`.
     """
 
     tag: str
@@ -35,6 +43,10 @@ class Action:
     once: bool = False
     fails: int = 0
     pause: float = 0.0
+    times: int = 1
+    cancels: str = ""
+    cancelled: str = ""
+    destroys: bool = False
     steps: list[Step] = field(default_factory=list)
 
     @property
@@ -48,9 +60,10 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One message that a turn sends. kind: send, publish, call or timer; to: an agent, or the topic for publish.
+    """One message that a turn sends. kind: send, publish, call, timer or witness; to: an agent, or publish's topic.
 
-    urgent: in the lane of high priorities; delay: seconds until it is handed over.
+    urgent: in the lane of high priorities; delay: seconds until it is handed over; every: seconds between two times of
+    a recurring timer; taken_back: the turn that sends it takes it back at once.
     """
 
     kind: str
@@ -58,17 +71,21 @@ class Step:
     to: AgentId | TopicId
     urgent: bool = False
     delay: float = 0.0
+    every: float = 0.0
+    taken_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """One message from outside. at: seconds; user_id: given by the user; again: it is sent a second time."""
+    """One message from outside. at: seconds; user_id: given by the user; again: it is sent a second time;
+    waits: for room in a full mailbox, instead of being refused."""
 
     client: int
     at: float
     step: Step
     user_id: bool
     again: bool
+    waits: bool
 
 
 class Plan:
@@ -78,6 +95,8 @@ class Plan:
         self._chance = chance
         self._most = most
         self._keys = KEYS[: chance.choice((1, 2, len(KEYS)))]
+        if chance.random() < 0.4:
+            self._keys = (*self._keys, MORTAL)
         self.actions: dict[tuple[str, AgentId], Action] = {}
         self.roots: list[Root] = []
         for number in range(roots):
@@ -87,7 +106,7 @@ class Plan:
             if step is not None:
                 user_id = kind != "call" and chance.random() < 0.5
                 again = user_id and chance.random() < 0.5
-                self.roots.append(Root(client, chance.random() * seconds, step, user_id, again))
+                self.roots.append(Root(client, chance.random() * seconds, step, user_id, again, chance.random() < 0.3))
         self.roots.sort(key=lambda root: root.at)
 
     def of(self, tag: str, agent: AgentId) -> Action:
@@ -108,15 +127,32 @@ class Plan:
             return None  # a call cycle is refused: not part of this workload
         urgent = kind in ("send", "publish") and depth > 0 and chance.random() < 0.2
         delayed = kind in ("send", "timer") and depth > 0 and chance.random() < 0.3
-        step = Step(kind, tag, to, urgent, chance.choice((0.05, 1.0, 4.0)) if delayed else 0.0)
+        delay = chance.choice((0.05, 1.0, 4.0)) if delayed else 0.0
+        recurs = kind == "timer" and not _is_mortal(to) and chance.random() < 0.3
+        taken_back = kind in ("send", "timer") and (delayed or kind == "timer") and chance.random() < 0.15
+        step = Step(kind, tag, to, urgent, delay, 1.0 if recurs else 0.0, taken_back)
         for agent in self.targets(step):
             if kind == "publish" and str(agent) == sender:
                 continue  # a publish does not come back to its own agent
             waiting = (*waits_for, agent) if kind == "call" else ()
             action = Action(tag, agent, sender, is_call=kind == "call")
             self.actions[tag, agent] = action
-            self._draw(action, depth=depth, waits_for=waiting)
+            if taken_back:
+                action.cancelled = NEVER_SET if kind == "timer" else TAKEN_BACK
+            if recurs:
+                action.times = chance.choice((2, 3))
+            else:
+                self._draw(action, depth=depth, waits_for=waiting)
+            if _is_mortal(agent):
+                self._make_mortal(action)
         return step
+
+    def _make_mortal(self, action: Action) -> None:
+        """Its turn may be its agent's last; the witness hears of it."""
+        tag = f"{action.tag}!{action.agent.type[0]}"
+        action.destroys = self._chance.random() < 0.3
+        action.steps.append(Step("witness", tag, WITNESS))
+        self.actions[tag, WITNESS] = Action(tag, WITNESS, str(action.agent))
 
     def _draw(self, action: Action, *, depth: int, waits_for: tuple[AgentId, ...]) -> None:
         for probability, apply in KINDS:
@@ -136,6 +172,18 @@ class Plan:
             step = self._step(kind, tag, str(action.agent), depth=depth + 1, waits_for=chain)
             if step is not None:
                 action.steps.append(step)
+                if kind == "timer" and not step.taken_back and not step.every and self._chance.random() < 0.4:
+                    self._add_cancel(action, step)
+
+    def _add_cancel(self, action: Action, timer: Step) -> None:
+        """A later message to the same agent takes the timer back, if it has not run."""
+        tag = f"{timer.tag}~"
+        cancel = Step("send", tag, action.agent, delay=self._chance.choice((0.0, 0.0, 0.05, 1.0)))
+        action.steps.append(cancel)
+        self.actions[tag, action.agent] = made = Action(tag, action.agent, str(action.agent), cancels=timer.tag)
+        self.actions[timer.tag, action.agent].cancelled = tag
+        if _is_mortal(action.agent):
+            self._make_mortal(made)
 
     def set_pause(self, action: Action) -> None:
         if action.agent.type in WAITING:
@@ -163,9 +211,18 @@ KINDS: tuple[tuple[float, Kind], ...] = (
 """What a turn may do beside noting its message: how likely, and how it is drawn."""
 
 
+def _is_mortal(to: AgentId | TopicId) -> bool:
+    return isinstance(to, AgentId) and to.key == MORTAL
+
+
 def hearers(topic: TopicId) -> list[AgentId]:
     """The agents that hear a topic, in the order of the route table."""
     return [AgentId(kind, topic.source) for kind in TYPES]
+
+
+def is_sure(step: Step, child: Action) -> bool:
+    """Whether a message that was sent must have its effect: nobody takes it back, and no end of its agent ends it."""
+    return not child.cancelled and not (_is_mortal(child.agent) and (step.delay or step.kind == "timer"))
 
 
 def children(plan: Plan, action: Action) -> Iterator[tuple[Step, Action]]:

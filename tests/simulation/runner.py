@@ -13,7 +13,7 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from starling.core import due, limits
-from starling.engine import table
+from starling.engine import commit, janitor, table
 
 from .loop import Stuck, VirtualLoop, run
 from .pods import PodWorld
@@ -79,6 +79,8 @@ def small_limits(chance: random.Random) -> Iterator[None]:
         put(limits, "PIECE_BYTES", 150, 128 * 1024)
         put(due, "BUCKET_BYTES", 100, 128 * 1024)
         put(limits, "STORE_TIMEOUT", 1.0, 5.0)
+        put(commit, "SETTLE", 0.2, 1.0)
+        put(janitor, "INTERVAL", 0.2, 1.0)
         put(table, "QUIET", 0.0, 1.0)
         put(table, "PATIENCE", 0.5, 5.0)
         put(table, "ROUND", 0.1, 0.5)

@@ -19,7 +19,8 @@ class Faults:
     lost: never stored, never answered; unanswered: stored, the answer is lost; late: nothing is heard, and it is stored
     up to 20 s later; overtaken: stored and answered, but behind what was sent after it; request: a read or purge
     without an answer; lag: a direct read from a follower, and `behind` how many changes at most; slow: a message
-    that takes up to half a second instead of milliseconds; deaf: a core message that is lost.
+    that takes up to half a second instead of milliseconds; deaf: a core message that is lost; stalled: a consumer that
+    gets nothing for up to 3 s, and then all at once.
     """
 
     lost: float = 0.0
@@ -31,6 +32,7 @@ class Faults:
     behind: int = 0
     slow: float = 0.0
     deaf: float = 0.0
+    stalled: float = 0.0
 
     @classmethod
     def draw(cls, chance: random.Random) -> Faults:
@@ -46,9 +48,10 @@ class Faults:
             overtaken=some(0.2),
             request=some(0.05),
             lag=some(0.8),
-            behind=chance.choice((1, 3, 10)),
+            behind=chance.choice((1, 3, 10, 30)),
             slow=some(0.3),
             deaf=some(0.3),
+            stalled=some(0.1),
         )
 
 
@@ -104,7 +107,10 @@ class Storm(Weather):
         return None if self._chance.random() < self._faults.deaf else self._pause()
 
     def delivery(self, client: str, stream: str) -> float:
-        return 0.001 if self.calm else self._pause()
+        if self.calm:
+            return 0.001
+        chance = self._chance.random
+        return chance() * 3.0 if chance() < self._faults.stalled else self._pause()
 
     def replica(self, client: str, stream: str) -> tuple[int, int] | None:
         if client == OPERATOR or self._chance.random() >= self._faults.lag:

@@ -207,3 +207,47 @@ async def test_two_messages_to_one_agent_that_were_given_the_same_id_are_two_dea
         await made.publish(NEWS("k"), Never(), id="same")
         await made.idle()
         assert len(await made.dead_letters()) == 2
+
+
+@message("hole-end")
+@dataclass(frozen=True, slots=True)
+class End:
+    pass
+
+
+@message("hole-late")
+@dataclass(frozen=True, slots=True)
+class Late:
+    pass
+
+
+@dataclass
+class Count:
+    lates: int = 0
+
+
+class Ending(Agent[Count], type="hole_ending", ordered=False):
+    """Ends itself while a message of it waits for its second attempt."""
+
+    @event
+    async def end(self, message: End, ctx: Context) -> None:
+        ctx.destroy()
+
+    @event
+    async def late(self, message: Late, ctx: Context) -> None:
+        if ctx.attempt == 1:
+            raise ValueError("the first attempt fails")
+        self.state.lates += 1
+
+
+async def test_a_message_that_waits_for_its_retry_outlives_the_end_of_its_agent() -> None:
+    agent = AgentId("hole_ending", "k")
+    async with mesh(Ending, retry=RetryPolicy(attempts=2, initial=5.0)) as made:
+        await made.send(agent, Late())
+        await made.idle()
+        await made.send(agent, End())
+        await made.idle()
+        await made.advance(60)
+        await made.idle()
+        assert await made.state(Ending, "k") == Count(1)
+        assert await made.dead_letters() == []

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from starling.adapters.memory import MemoryServer, MemoryStore
-from starling.agent import definition
-from starling.client import Mesh
+from starling.client import Mesh, WhenFull
 from starling.core import limits
 from starling.core.ids import AgentId, PoolName, ShardId, shard_of
 from starling.core.names import MeshNames
+from starling.core.record import Kind, Record
 from starling.core.routes import PoolRoute, Routes
 from starling.core.subscriptions import SubscriptionRoute
 from starling.engine.dead import DeadLetter
@@ -22,10 +23,11 @@ from starling.errors import CallFailed, MailboxFull, MeshError, OutcomeUnknown
 from starling.provision import PoolStreams, provision_mesh, provision_pool, write_routes
 
 from . import checks
-from .agents import Asked, Do, Noted, One, Running
+from .agents import Asked, Do, Running
+from .asks import Ask, Said, ask_all, draw_asks, tags_of, views
 from .checks import Ending
 from .loop import VirtualLoop
-from .plan import KEYS, TOPIC, TYPES, Plan, Root, roots_of
+from .plan import KEYS, MORTAL, TOPIC, TYPES, WITNESS, Plan, Root, roots_of
 from .process import EPOCH, MESH, Pool, Process, Where
 from .storm import Faults, Storm
 
@@ -73,10 +75,12 @@ class World:
             seconds=STORM_SECONDS / 2,
         )
         self.ending = Ending()
+        self.said: list[Said] = []
         self.pools: dict[PoolName, Pool] = {}
         self.processes: list[Simulated] = []
         self._starts = 0
         self._clients: list[Mesh] = []
+        self._opened: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._senders: list[asyncio.Task[None]] = []
 
     def say(self, text: str) -> None:
@@ -113,7 +117,12 @@ class World:
         admin = self.server.connect("admin")
         await provision_mesh(admin, MESH)
         for name, agent_type in zip(("ones", "twos"), TYPES, strict=True):
-            spec = PoolStreams(PoolName(name), shards=self.chance.choice((1, 2)), dedupe_window=limits.DEDUPE_WINDOW)
+            spec = PoolStreams(
+                PoolName(name),
+                shards=self.chance.choice((1, 2)),
+                dedupe_window=limits.DEDUPE_WINDOW,
+                mailbox_limit=self.chance.choice((2, 5, *[limits.MAILBOX_LIMIT] * 6)),
+            )
             incarnation = await provision_pool(admin, MESH, spec, known=None, chance=self.chance)
             self.pools[spec.pool] = Pool(spec.pool, agent_type, spec.shards, incarnation, spec.dedupe_window)
         routes = Routes(
@@ -179,15 +188,35 @@ class World:
                 chance=random.Random(f"{name} {self.seed}"),
             )
             self._clients.append(client)
-            self._senders.append(self.loop.create_task(self._client(client, roots)))
+            self._senders.append(self.loop.create_task(self._client(client, name, roots)))
+            asks = draw_asks(random.Random(f"asks {name} {self.seed}"), self._asked, most=6, seconds=STORM_SECONDS)
+            if asks:
+                self._senders.append(self.loop.create_task(self._ask(client, name, asks)))
 
-    async def _client(self, client: Mesh, roots: list[Root]) -> None:
+    @property
+    def _asked(self) -> list[AgentId]:
+        """Agents with something to do, and whose state only grows."""
+        return sorted({agent for _, agent in self.plan.actions if agent.key != MORTAL}, key=str)
+
+    def _journal_of(self, agent: AgentId) -> tuple[Where, int]:
+        pool = next(pool for pool in self.pools.values() if pool.agent_type == agent.type)
+        shard = shard_of(agent.type, agent.key, pool.shards)
+        return (pool.name, shard), self.server.streams[
+            MeshNames(MESH).pool(pool.name).journal(shard)
+        ].contents.last_sequence
+
+    async def _ask(self, client: Mesh, name: str, asks: list[Ask]) -> None:
+        await self._opened[name].wait()
+        await ask_all(client, name, asks, self._journal_of, self.said)
+
+    async def _client(self, client: Mesh, name: str, roots: list[Root]) -> None:
         while True:
             try:
                 await client.open()
                 break
             except MeshError:
                 await asyncio.sleep(0.2)
+        self._opened[name].set()
         sending: list[asyncio.Task[None]] = []
         for root in roots:
             await asyncio.sleep(max(0.0, root.at - self.loop.time()))
@@ -206,18 +235,24 @@ class World:
         keys = [(step.tag, agent) for agent in self.plan.targets(step)]
         for key in keys:
             self.ending.accepted.setdefault(key, False)
+        waits: WhenFull = "wait" if root.waits else "refuse"
         user_id = step.tag if root.user_id else None
         try:
             if step.kind == "send":
                 assert isinstance(step.to, AgentId)
-                await client.send(step.to, Do(step.tag), id=user_id, timeout=1000.0)
+                await client.send(step.to, Do(step.tag), id=user_id, timeout=1000.0, when_full=waits)
             elif step.kind == "publish":
                 assert not isinstance(step.to, AgentId)
-                await client.publish(step.to, Do(step.tag), id=user_id, timeout=1000.0)
+                await client.publish(step.to, Do(step.tag), id=user_id, timeout=1000.0, when_full=waits)
             else:
                 assert isinstance(step.to, AgentId)
                 await client.call(step.to, Asked(step.tag), timeout=30.0)
-        except (CallFailed, MailboxFull, OutcomeUnknown) as error:
+        except MailboxFull as error:
+            self.say(f"{step.tag} was refused: {error!r}")
+            if step.kind == "send" and not root.again:
+                self.ending.refused.update(keys)
+            return
+        except (CallFailed, OutcomeUnknown) as error:
             self.say(f"{step.tag} was not accepted: {error!r}")
             return
         self.say(f"{step.tag} was accepted")
@@ -309,11 +344,19 @@ class World:
                 return
             await asyncio.sleep(0.1)
         for pool in self.pools.values():
-            for key in KEYS:
+            for key in (*KEYS, MORTAL, WITNESS.key):
                 agent = AgentId(pool.agent_type, key)
                 shard = auditor.owned[pool.name, shard_of(agent.type, agent.key, pool.shards)]
-                self.ending.received[agent] = _tags(await shard.state(agent))
+                tags = list(tags_of(await shard.state(agent)))
+                (self.ending.ended if key == MORTAL else self.ending.received)[agent] = tags
+        for agent in self.ending.ended:
+            self.ending.received[agent] = self._witnessed(agent)
         await self._read_dead_letters()
+
+    def _witnessed(self, agent: AgentId) -> list[str]:
+        """What a mortal agent has handled, in order."""
+        heard = (tag for tag in self.ending.received[WITNESS])
+        return [tag.rpartition("!")[0] for tag in heard if self.plan.actions[tag, WITNESS].sender == str(agent)]
 
     async def _read_dead_letters(self) -> None:
         for pool in self.pools.values():
@@ -326,6 +369,13 @@ class World:
                     self.ending.odd_letters.append(f"{letter.reason} {letter.text}")
                 else:
                     self.ending.dead[key] += 1
+                    if letter.reason == "WorkerLost" and self._takes(pool, key[1]) > limits.CAREFUL_FROM:
+                        self.ending.worn.add(key)
+
+    def _takes(self, pool: Pool, agent: AgentId) -> int:
+        shard = shard_of(agent.type, agent.key, pool.shards)
+        stored = checks.history(self.server, MeshNames(MESH).pool(pool.name).journal(shard))
+        return sum(Record.decode(message.data).kind is Kind.TAKE for message in stored)
 
     def _judge(self) -> None:
         for problem in self._problems_found():
@@ -336,23 +386,18 @@ class World:
         yield from checks.steps(self.ending)
         yield from checks.effects(self.plan, self.ending)
         yield from checks.order(self.plan, self.ending)
+        yield from checks.timers(self.plan, self.ending)
+        yield from checks.lives(self.plan, self.ending)
         records = checks.all_records(self.server, self.pools.values())
         yield from checks.journals(records)
         yield from checks.tables(self.server, self.pools.values(), records)
+        yield from views(self.said, records)
 
 
 def _text(error: BaseException) -> str:
     if isinstance(error, BaseExceptionGroup):
         return "; ".join(_text(inner) for inner in error.exceptions)
     return repr(error)
-
-
-def _tags(data: bytes | None) -> list[str]:
-    if data is None:
-        return []
-    noted = definition(One).load_state(data)
-    assert isinstance(noted, Noted)
-    return list(noted.tags)
 
 
 def _tag(letter: DeadLetter) -> str:

@@ -203,6 +203,8 @@ class DueIndex:
         before = self.live.get(due.key)
         if before is not None:
             self.counts[before.kind] -= 1
+            if before.name and not due.name:  # handed over, and to be tried again: it cannot be taken back any more
+                self.names.pop((agent_of(before), before.name), None)
         self.live[due.key] = due
         self.counts[due.kind] += 1
         if due.kind in _NAMED:

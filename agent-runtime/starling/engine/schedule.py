@@ -79,6 +79,8 @@ class Schedule:
         """Whether no turn starts now."""
         self._tracing = settings.tracing
         self._tells_all = log.isEnabledFor(logging.DEBUG)
+        self._leaving: set[str] = set()
+        """Timers and delayed messages that an outcome takes back which is not committed yet."""
         self.counting = ""
         """Record of the turn that runs in careful mode: its attempt is committed, and it is handed over already."""
         self.too_far_ahead = False

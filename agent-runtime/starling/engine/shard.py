@@ -342,6 +342,7 @@ class OwnedShard:
             and self._turns.is_idle
             and not self._outbox.frames
             and not self._committer.has_work
+            and not self._committer.is_storing
         )
 
     @property

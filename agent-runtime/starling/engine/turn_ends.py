@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -142,6 +142,7 @@ class TurnEnds(TurnServices):
                 for other in [w for w in queue if w.timer == name and w is not outcome.work]:
                     queue.remove(other)
             outcome.unname.append(name)
+            self._leave(key for key in self.due_keys(activation.id) if self._due.live[key].name == name)
             if timer is not None:
                 key = timer_key(self._shard, activation.id, name, timer.envelope.id)
                 body = DueBody(
@@ -160,9 +161,10 @@ class TurnEnds(TurnServices):
         outcome.moves_to = self._moves(work, base, DueKind.TIMER, int(at * 1000)).moves_to
 
     def _destroy(self, activation: Activation, outcome: Outcome) -> None:
-        """The agent ends, with all that waits for it outside the mailbox; later messages find it new."""
+        """The agent ends, with its timers and delayed messages; what has come finds it new, parked or not."""
         outcome.cell(activation.key, Cell(activation.definition.state_version, None))
         outcome.undue = self.due_keys(activation.id)
+        self._leave(outcome.undue)
         gone = set(outcome.undue)
         for queue in (activation.normal, activation.urgent or []):
             for other in [w for w in queue if w.due in gone and w is not outcome.work]:
@@ -174,11 +176,17 @@ class TurnEnds(TurnServices):
         """Table key of the agent's state."""
         return cell_key(self._shard, agent, STATE_CELL)
 
+    def _leave(self, keys: Iterable[str]) -> None:
+        """No turn of these starts any more, although they are in the journal until the next commit."""
+        self._leaving = {key for key in self._leaving if key in self._due.live}
+        self._leaving.update(keys)
+
     def due_keys(self, agent: AgentId) -> list[str]:
-        """Return the keys of all due records of an agent."""
+        """Return the keys of an agent's timers and delayed messages; one that was handed over is none any more."""
         address = self.key_of(agent).split(".", 2)[2].rpartition(".")[0]
         prefix = tuple(f"{self._shard}.{kind}.{address}." for kind in "dt")
-        return [key for key in self._due.live if key.startswith(prefix)]
+        later = (DueKind.DELAYED, DueKind.TIMER)
+        return [key for key, due in self._due.live.items() if due.kind in later and key.startswith(prefix)]
 
     async def _spill(self, activation: Activation, turn: Turn, outcome: Outcome) -> None:
         """A large fan-out: its parts are stored first, and go out one after the other once the turn is committed."""

@@ -75,7 +75,7 @@ class Turns(TurnStarts):
             for queue in (activation.normal, activation.urgent or []):
                 waiting = queue[1:] if activation.state is State.RUNNING else list(queue)
                 for other in waiting:
-                    if other.due and other.envelope is not None and other.envelope.id == message_id:
+                    if other.envelope is not None and other.envelope.id == message_id and self._is_delayed(other):
                         queue.remove(other)
         outcome = Outcome(work)
         outcome.agent, outcome.unname = envelope.target, [message_id]
@@ -120,6 +120,11 @@ class Turns(TurnStarts):
                 for work in queue:
                     if work.envelope is not None and work.envelope.reply and work.envelope.id == call:
                         work.cancelled = True
+
+    def _is_delayed(self, work: Work) -> bool:
+        """Whether a delayed message has not had its first turn; a retry or a parked message has come to stay."""
+        due = self._due.live.get(work.due)
+        return due is not None and due.kind is DueKind.DELAYED and not work.attempt
 
     def park(self, inlet: Inlet, up_to: int) -> int:
         """Let what is not finished up to a position of an inlet wait as due records; return how many.
