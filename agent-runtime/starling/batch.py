@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, PoolName, ShardId, TopicId
 from starling.core.limits import KIB
+from starling.core.reference import check_inline
 from starling.core.routes import Routes, Target
 from starling.engine.producer import FRAME_BYTES, FRAME_MESSAGES, Accepted, Producer
 from starling.errors import BatchRefused, MeshError, TooLarge
@@ -76,6 +77,7 @@ class Batch:
         self._count += 1
         try:
             type_name, body = encode(message)
+            check_inline(body, f"{type_name} in a batch; publish it by itself: it")
             targets = [self._routes.target(to)] if isinstance(to, AgentId) else list(self._routes.targets(to))
         except MeshError as error:
             self.errors[index] = error

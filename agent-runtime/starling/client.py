@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
@@ -14,16 +14,18 @@ from typing import Any, Literal, TypeVar
 from starling.agent import Agent
 from starling.batch import Batch, Published, check_stored
 from starling.context import NO_HEADERS, checked_headers, later
+from starling.core import limits
 from starling.core.envelope import Envelope
-from starling.core.ids import AgentId, TopicId, message_id
+from starling.core.ids import AgentId, PoolName, TopicId, message_id
 from starling.core.priority import Priority, lane_of
+from starling.core.reference import Reference, by_pool
 from starling.core.routes import Target
 from starling.engine.calls import Calls
 from starling.engine.flow import Flow
 from starling.engine.producer import Accepted, Producer
 from starling.engine.routes_view import RoutesView
 from starling.engine.turn import CANCEL_TYPE
-from starling.errors import SpecError, Unreachable
+from starling.errors import SpecError, TooLarge, Unreachable
 from starling.messages import decode, encode
 from starling.node.routing import watch_routes
 from starling.node.stream_time import StreamTime
@@ -138,6 +140,8 @@ class Mesh:
         """As `publish`, for a message that is encoded already. not_before: milliseconds since 1970."""
         own_id = id if id is not None else self._new_id()
         headers, patient = checked_headers(headers), _is_patient(when_full)
+        targets = list(self._routes.current.targets(topic))
+        large = await self._claims(targets, body, timeout)
         futures = [
             self._put(
                 target,
@@ -150,8 +154,9 @@ class Mesh:
                 patient=patient,
                 priority=priority,
                 not_before=not_before,
+                large=large.get(target.pool.pool),
             )
-            for target in self._routes.current.targets(topic)
+            for target in targets
         ]
         async with asyncio.timeout(timeout):
             return tuple([await future for future in futures])
@@ -216,10 +221,21 @@ class Mesh:
                     await flow.until(in_flight // 2)
                 type_name, body = encode(message)
                 own_id = user_id if user_id is not None else self._new_id()
-                for target in self._routes.current.targets(topic):
+                targets = list(self._routes.current.targets(topic))
+                large = await self._claims(targets, body, timeout) if len(body) > limits.MAX_BODY else {}
+                for target in targets:
+                    place = large.get(target.pool.pool)
                     flow.add(
                         self._put(
-                            target, type_name, body, own_id, NO_HEADERS, topic=topic, user_id=user_id, patient=True
+                            target,
+                            type_name,
+                            body,
+                            own_id,
+                            NO_HEADERS,
+                            topic=topic,
+                            user_id=user_id,
+                            patient=True,
+                            large=place,
                         )
                     )
                 count += 1
@@ -279,6 +295,7 @@ class Mesh:
         own_id = id if id is not None else self._new_id()
         route = self._routes.current.target(target)
         patient = _is_patient(when_full)
+        large = await self._claims([route], body, timeout)
         future = self._put(
             route,
             type_name,
@@ -290,9 +307,25 @@ class Mesh:
             patient=patient,
             priority=priority,
             not_before=not_before,
+            large=large.get(route.pool.pool),
         )
         async with asyncio.timeout(timeout):
             return await future
+
+    async def _claims(self, targets: Sequence[Target], body: bytes, timeout: float) -> dict[PoolName, Reference]:
+        """Put a large body into the object store of each pool that hears it; nothing happens to a small one.
+
+        Raises TooLarge, Unreachable, UnknownPool and TimeoutError: nothing is published then.
+        """
+        if len(body) <= limits.MAX_BODY:
+            return {}
+        if len(body) > limits.MAX_LARGE:
+            raise TooLarge(f"the message has {len(body)} bytes, at most {limits.MAX_LARGE}")
+        async with asyncio.timeout(timeout):
+            return {
+                of_pool[0].pool.pool: await self._calls.claim(of_pool[0], body, len(of_pool))
+                for of_pool in by_pool(targets)
+            }
 
     def _put(
         self,
@@ -307,11 +340,13 @@ class Mesh:
         patient: bool = False,
         priority: int = Priority.NORMAL,
         not_before: int = 0,
+        large: Reference | None = None,
     ) -> asyncio.Future[Accepted]:
         envelope = Envelope(
             id=message_id,
             type=type_name,
-            body=body,
+            body=body if large is None else b"",
+            large=large,
             target=target.agent,
             topic=topic,
             created=int(self._wall() * 1000),

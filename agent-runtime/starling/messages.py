@@ -41,7 +41,7 @@ class Registry:
         self._by_name: dict[str, Codec] = {}
         self._by_class: dict[Any, Codec] = {}
         for plain, name in PLAIN.items():
-            self._add(PlainCodec(name, plain, limit=limits.MAX_BODY))
+            self._add(PlainCodec(name, plain, limit=limits.MAX_LARGE))
 
     def _add(self, codec: Codec) -> Codec:
         self._by_name[codec.name] = self._by_class[codec.cls] = codec
@@ -64,7 +64,7 @@ class Registry:
                 "message",
                 f"{wire!r} is {full_name(other.cls)} already; pin another name with @message(...) on {full_name(cls)}",
             )
-        return self._add(Codec(wire, cls, limit=limits.MAX_BODY))
+        return self._add(Codec(wire, cls, limit=limits.MAX_LARGE))
 
     def take(self, codec: Codec) -> None:
         """Use a codec that was made elsewhere. Raises SpecError when its class or name has one already."""

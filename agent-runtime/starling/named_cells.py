@@ -22,6 +22,7 @@ from pydantic_core import from_json, to_json
 from starling.codec import Codec
 from starling.core import limits
 from starling.core.record import Cell
+from starling.core.reference import MARK, cell_reference
 from starling.errors import DecodeError, SpecError, StateUnreadable, TooLarge
 from starling.messages import is_record
 from starling.migrations import STATE, Migrations
@@ -153,7 +154,7 @@ def cell_fields_of(cls: type) -> dict[str, CellField]:
             declared.cls()
         except (TypeError, ValidationError) as error:
             raise SpecError(where, f"{declared.cls.__name__} needs a default for every field ({error})") from error
-        codec = Codec(f"{name} of {cls.__qualname__}", declared.cls, limit=limits.MAX_BODY)
+        codec = Codec(f"{name} of {cls.__qualname__}", declared.cls, limit=limits.MAX_LARGE)
         found[name] = CellField(name, declared.cls, many=isinstance(declared, Cells), codec=codec)
     return found
 
@@ -246,7 +247,8 @@ class CellSet:
         if not found:
             return {}
         made = await self._indexed(found)
-        if sum(len(data or b"") for data in made.values()) > limits.MAX_COMMIT:
+        in_place = (len(data) for data in made.values() if data is not None and len(data) <= limits.MAX_BODY)
+        if sum(in_place) > limits.MAX_COMMIT:
             raise TooLarge(f"one turn changed more than {limits.MAX_COMMIT} bytes of cells; change less in a turn")
         return {key: Cell(self._migrations.version, data) for key, data in made.items()}
 
@@ -313,6 +315,7 @@ class CellSet:
         if stored is None or stored.data is None:
             return None
         try:
+            check_whole(stored.data)
             return self._migrations.upgraded(stored.data, stored.version, field.name)
         except StateUnreadable as error:
             self.broken = error
@@ -335,6 +338,14 @@ class CellSet:
         except DecodeError as error:
             self.broken = StateUnreadable(str(error))
             raise self.broken from error
+
+
+def check_whole(data: bytes) -> None:
+    """Raise StateUnreadable for a cell that came as a reference: the object with its content is lost."""
+    if data.startswith(MARK):
+        reference = cell_reference(data)
+        name = "with its content" if reference is None else reference.name
+        raise StateUnreadable(f"the object {name} of this cell is missing or damaged")
 
 
 def _names(data: bytes | None) -> frozenset[str]:

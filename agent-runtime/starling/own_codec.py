@@ -43,7 +43,7 @@ class _OwnCodec(Codec):
 
     def __init__(self, name: str, cls: type, own: MessageCodec[Any]) -> None:
         self._own = own
-        super().__init__(name, cls, limit=limits.MAX_BODY)
+        super().__init__(name, cls, limit=limits.MAX_LARGE)
 
     def _build(self, *, may_wait: bool) -> None:
         pass
@@ -55,8 +55,8 @@ class _OwnCodec(Codec):
             raise DecodeError(f"{self.name}: its codec cannot write it: {error}") from error
         if not isinstance(body, bytes):
             raise DecodeError(f"{self.name}: its codec made a {type(body).__name__}, not bytes")
-        if len(body) > limits.MAX_BODY:
-            raise TooLarge(f"{self.name} has {len(body)} bytes, at most {limits.MAX_BODY} fit into a message")
+        if len(body) > limits.MAX_LARGE:
+            raise TooLarge(f"{self.name} has {len(body)} bytes, at most {limits.MAX_LARGE} fit into a message")
         return body
 
     written = dump

@@ -22,6 +22,7 @@ from starling.core.names import (
     bucket_subject,
     object_chunks,
     object_descriptions,
+    object_mark,
     object_stream,
 )
 from starling.core.record import born
@@ -148,7 +149,7 @@ def large_objects(names: PoolNames, spec: PoolStreams) -> StreamSpec:
     bucket = names.objects
     return StreamSpec(
         name=object_stream(bucket),
-        subjects=(object_chunks(bucket, ">"), object_descriptions(bucket)),
+        subjects=(object_chunks(bucket, ">"), object_descriptions(bucket), object_mark(bucket, "*", "*")),
         discard_new=True,
         replicas=spec.replicas,
     )

@@ -7,6 +7,7 @@ to count, is the largest of the mark, our own acknowledged writes and the sequen
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
@@ -14,6 +15,7 @@ import msgpack
 
 from starling.core import limits
 from starling.core.record import Cell, CellRef
+from starling.core.reference import MARK, cell_reference
 from starling.errors import DecodeError, Fenced
 
 
@@ -77,6 +79,10 @@ class Overlay:
         """Sequence of the newest record of ours: the table cannot have a version beyond it. 0: not known."""
         self.reached = 0
         """S: what a replica must have seen for its answer to count."""
+        self._objects: dict[str, dict[int, str]] = {}
+        """Of cells whose content is in the object store: journal sequence to object, for versions not yet replaced."""
+        self.gone: deque[str] = deque()
+        """Objects of cells whose successor the table has acknowledged: nothing needs them any more."""
 
     def commit(self, key: str, journal: int, cell: Cell, now: float) -> None:
         """Note a committed version; newest last."""
@@ -86,6 +92,23 @@ class Overlay:
         else:
             entry.journal, entry.cell, entry.changed = journal, cell, now
         self.entries[key] = entry
+        if cell.data is not None and cell.data.startswith(MARK):
+            self._holds(key, journal, cell.data)
+
+    def _holds(self, key: str, journal: int, data: bytes) -> None:
+        reference = cell_reference(data)
+        if reference is not None:
+            self._objects.setdefault(key, {})[journal] = reference.name
+
+    def _replaced(self, key: str, journal: int) -> None:
+        """The table has this version of a cell: the objects of older ones are needed no more."""
+        held = self._objects.get(key)
+        if held is None:
+            return
+        for older in [version for version in held if version < journal]:
+            self.gone.append(held.pop(older))
+        if not held:
+            del self._objects[key]
 
     def forget(self) -> None:
         """Forget what is known longest of cells that are in the table, beyond a bound; they are read before a write."""
@@ -93,6 +116,7 @@ class Overlay:
         if excess > 0:
             for key in [key for key in self.known if key not in self.entries][: excess + limits.KNOWN_CELLS // 4]:
                 del self.known[key]
+                self._objects.pop(key, None)  # read again before the next write
 
     def drop(self, key: str, journal: int, now: float) -> None:
         """Note that a cell whose key never comes back was removed.
@@ -102,6 +126,7 @@ class Overlay:
         entry = self.entries.get(key)
         if entry is not None and not entry.awaited and key not in self.known:
             del self.entries[key]
+            self._replaced(key, journal)
         elif entry is not None or key in self.known:
             self.commit(key, journal, Cell(0, None), now)
 
@@ -117,11 +142,14 @@ class Overlay:
         if value is not None and ours and value.journal > ours:
             raise Fenced(f"the table has version {value.journal} of {key}, we have {ours}")
         self.known[key] = Known(revision, value.journal if value else 0)
+        if value is not None and value.data is not None and value.data.startswith(MARK):
+            self._holds(key, value.journal, value.data)
         if entry is None or value is None:
             return
         if value.journal == entry.journal:
             del self.entries[key]
             self.reached = max(self.reached, revision)
+            self._replaced(key, value.journal)
 
     def acknowledged(self, key: str, journal: int, revision: int) -> None:
         """Note that our write of version `journal` was stored at `revision`."""
@@ -130,6 +158,7 @@ class Overlay:
         entry = self.entries.get(key)
         if entry is not None:
             entry.awaited = False
+            self._replaced(key, journal)
             if entry.journal == journal:
                 del self.entries[key]
             else:

@@ -7,13 +7,15 @@ another holder has put under the same name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from starling.core import limits
 from starling.core.ids import PoolName, ShardId
-from starling.errors import DecodeError
+from starling.core.routes import Target
+from starling.errors import DecodeError, TooLarge
 
 MARK: Final = b"\xc1st-big\x00"
 """First bytes of a cell that is a reference: no JSON and no msgpack starts like this."""
@@ -54,6 +56,28 @@ class Reference(NamedTuple):
 def refer(pool: PoolName, shard: ShardId, kind: str, token: int, data: bytes, *, share: int = 1) -> Reference:
     """Return the reference to an object that is about to be put. token: random, of 96 bits."""
     return Reference(pool, f"{shard}-{kind}-{token:024x}", len(data), hashlib.sha256(data).digest(), share)
+
+
+def shared(targets: Sequence[Target], refer_to: Callable[[Target, int], Reference]) -> dict[PoolName, Reference]:
+    """Return one reference per pool of the targets of a message, however many of them there are.
+
+    refer_to: makes the reference to an object of the target's pool that so many messages share.
+    """
+    return {of_pool[0].pool.pool: refer_to(of_pool[0], len(of_pool)) for of_pool in by_pool(targets)}
+
+
+def by_pool(targets: Sequence[Target]) -> list[list[Target]]:
+    """Return the targets of each pool."""
+    found: dict[PoolName, list[Target]] = {}
+    for target in targets:
+        found.setdefault(target.pool.pool, []).append(target)
+    return list(found.values())
+
+
+def check_inline(body: bytes, what: str) -> None:
+    """Raise TooLarge for what cannot go to the object store."""
+    if len(body) > limits.MAX_BODY:
+        raise TooLarge(f"{what} has {len(body)} bytes, at most {limits.MAX_BODY}")
 
 
 def cell_reference(data: bytes | None) -> Reference | None:

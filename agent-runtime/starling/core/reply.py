@@ -8,6 +8,7 @@ from typing import Final
 import msgpack
 
 from starling.core.error_record import ErrorRecord
+from starling.core.reference import Reference
 from starling.errors import (
     AgentConstructionError,
     CallCancelled,
@@ -19,6 +20,7 @@ from starling.errors import (
     HandlerFailed,
     MailboxFull,
     MeshError,
+    ObjectLost,
     ReadOnly,
     StateUnreadable,
     UnknownAgentType,
@@ -39,6 +41,7 @@ _BY_KIND: dict[str, type[MeshError]] = {
         CantHandle,
         DecodeError,
         MailboxFull,
+        ObjectLost,
         ReadOnly,
         StateUnreadable,
         UnknownAgentType,
@@ -53,6 +56,7 @@ class Reply:
 
     error: class name of the error, "" when `body` is the result; body is then the encoded result, of type `type`.
     epoch: of the owner that answered a query, 0 for calls; record: the packed ErrorRecord, b"" without one.
+    large: where the body is that is too large for a message; its `share` is 0 when the answer is recorded, and stays.
     """
 
     call: str
@@ -63,6 +67,7 @@ class Reply:
     text: str = ""
     epoch: int = 0
     record: bytes = b""
+    large: Reference | None = None
 
     def pack(self) -> bytes:
         value: dict[str, object] = {
@@ -77,6 +82,8 @@ class Reply:
             value["ep"] = self.epoch
         if self.record:
             value["er"] = self.record
+        if self.large is not None:
+            value["bb"] = self.large
         return msgpack.packb(value)  # type: ignore[no-any-return]
 
     @classmethod
@@ -84,6 +91,7 @@ class Reply:
         """Raises DecodeError."""
         try:
             value = msgpack.unpackb(data)
+            large = value.get("bb")
             return cls(
                 value["i"],
                 value["a"],
@@ -93,6 +101,7 @@ class Reply:
                 value["x"],
                 value.get("ep", 0),
                 value.get("er", b""),
+                None if large is None else Reference.parse(large),
             )
         except Exception as error:
             raise DecodeError(f"reply: {error!r}") from error

@@ -13,8 +13,10 @@ from starling.core.envelope import NORMAL_PRIORITY, Envelope
 from starling.core.ids import AgentId, message_id
 from starling.core.names import MeshNames
 from starling.core.priority import lane_of
+from starling.core.reference import BODY, Reference, refer
 from starling.core.reply import Reply
 from starling.core.routes import Target
+from starling.engine.objects import Objects
 from starling.engine.producer import Accepted, Producer
 from starling.engine.query_client import QueryClient
 from starling.engine.routes_view import RoutesView
@@ -45,6 +47,7 @@ class Calls:
         self._mesh = mesh
         self._subject = MeshNames(mesh).replies(f"{chance.getrandbits(64):016x}")
         self._chance = chance
+        self._objects = Objects(store, mesh)
         self._next = 0
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._subscription: Subscription | None = None
@@ -121,11 +124,13 @@ class Calls:
         now = self._wall()
         seconds = min(limits.CALL_TIMEOUT if timeout is None else timeout, limits.MAX_CALL_TIMEOUT)
         deadline = now + seconds if not_after is None else min(now + seconds, not_after)
+        large = await self.claim(route, body) if len(body) > limits.MAX_BODY else None
         reply_to, future = self.expect()
         envelope = Envelope(
             id=call_id or message_id(int(now * 1000), self._chance.getrandbits(74)),
             type=type_name,
-            body=body,
+            body=body if large is None else b"",
+            large=large,
             target=target,
             sender=sender,
             reply=reply_to,
@@ -142,7 +147,18 @@ class Calls:
         with sending or nullcontext():
             reply = await self._answer(route, envelope, future, deadline - now, sending)
             reply.raise_error()
+            if reply.large is not None:
+                reply = await self._objects.answer(reply)
         return reply.type, reply.body
+
+    async def claim(self, target: Target, body: bytes, share: int = 1) -> Reference:
+        """Put a body that is too large for a message into the object store of its target's pool, and return where.
+
+        share: how many messages will refer to it. Raises Unreachable, UnknownPool: nothing is sent then.
+        """
+        reference = refer(target.pool.pool, target.shard, BODY, self._chance.getrandbits(96), body, share=share)
+        await self._objects.put(reference, body)
+        return reference
 
     async def _answer(
         self,

@@ -31,6 +31,7 @@ from starling.engine.dead import undeliverable
 from starling.engine.deliver import Delivery
 from starling.engine.intake import Intake
 from starling.engine.journal import Journal
+from starling.engine.large import LargeValues
 from starling.engine.shard_info import PoolSettings, ShardStats
 from starling.engine.turns import Turns
 from starling.engine.work import DueAdd, Outcome, Work
@@ -86,6 +87,7 @@ class Committer:
         overlay: Overlay,
         delivery: Delivery,
         due: DueIndex,
+        large: LargeValues,
         stats: ShardStats,
     ) -> None:
         self._store = store
@@ -104,6 +106,7 @@ class Committer:
         self._overlay = overlay
         self._delivery = delivery
         self._due = due
+        self._large = large
         self._barren = replay.barren
         self.on_due: Callable[[Sequence[Due]], None] = lambda added: None
         """Told of the due records that a commit has made live."""
@@ -378,6 +381,7 @@ class Committer:
             self._turns.careful = False
         for outcome in batch.outcomes:
             _stored(outcome)
+            self._large.committed(outcome)
         for slot, frame in enumerate(record.frames):
             self._delivery.offer(self._outbox.add(frame, FrameRef(sequence, slot)))
         self._stats.outbox_frames = self._outbox.frames
@@ -426,8 +430,8 @@ def _stored(outcome: Outcome) -> None:
     activation = outcome.activation
     if activation is not None:
         activation.pending -= 1
-        if outcome.cells is not None and (cell := outcome.cells.get(activation.key)) is not None:
-            activation.committed = cell.data
+        if outcome.cells is not None and activation.key in outcome.cells:
+            activation.committed = outcome.state
     if outcome.trace is not None:
         outcome.trace.committed(replied=outcome.reply is not None)
     if outcome.after is not None:

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 import logging
+from dataclasses import replace
 from typing import Any, Final
 
 from starling.core import limits
@@ -19,9 +20,12 @@ from starling.core.names import (
     described_object,
     object_chunks,
     object_description,
+    object_mark,
+    object_marks,
     object_stream,
 )
 from starling.core.reference import Reference
+from starling.core.reply import Reply
 from starling.errors import ObjectLost, UnknownPool, Unreachable
 from starling.ports.store import Message, Refused, Store, Stored
 
@@ -43,13 +47,14 @@ class Objects:
         self._store = store
         self._names = MeshNames(mesh)
 
-    async def put(self, reference: Reference, data: bytes) -> None:
-        """Store the bytes. Raises Unreachable when nobody can say that they are; UnknownPool."""
+    async def put(self, reference: Reference, data: bytes, *, key: str = "") -> None:
+        """Store the bytes. key: of the cell that they are. Raises Unreachable when nobody can say that they are stored;
+        UnknownPool."""
         bucket = self._bucket(reference.pool)
         for attempt in range(TRIES):
             nuid = f"{reference.name}-{attempt}"
             sequences = await self._chunks(bucket, nuid, data)
-            if sequences is not None and await self._described(bucket, reference, nuid, sequences):
+            if sequences is not None and await self._described(bucket, reference, nuid, sequences, key):
                 return
             await self._store.purge(object_stream(bucket), object_chunks(bucket, nuid), below=_ALL)
             await asyncio.sleep(0.05 * 2**attempt)
@@ -70,7 +75,7 @@ class Objects:
                 sequences.append(answer.sequence)
         return sequences if sequences == sorted(sequences) else None
 
-    async def _described(self, bucket: str, reference: Reference, nuid: str, sequences: list[int]) -> bool:
+    async def _described(self, bucket: str, reference: Reference, nuid: str, sequences: list[int], key: str) -> bool:
         description = {
             "name": reference.name,
             "bucket": bucket,
@@ -78,7 +83,7 @@ class Objects:
             "size": reference.size_bytes,
             "chunks": len(sequences),
             "digest": "SHA-256=" + base64.urlsafe_b64encode(reference.digest).decode(),
-            "metadata": {"first": str(sequences[0])},
+            "metadata": {"first": str(sequences[0]), "key": key},
         }
         headers = {MESSAGE_ID: nuid}
         subject = object_description(bucket, reference.name)
@@ -122,6 +127,31 @@ class Objects:
             first = page[-1].sequence + 1
         return b"".join(chunks)
 
+    async def answer(self, reply: Reply) -> Reply:
+        """Return the reply with its body, and remove the object if this is its only reader. Raises ObjectLost."""
+        if reply.large is None:
+            return reply
+        body = await self.get(reply.large)
+        if reply.large.share:
+            await self.delete(reply.large.pool, reply.large.name)
+        return replace(reply, body=body, large=None)
+
+    async def done(self, reference: Reference, who: str) -> None:
+        """One of those that share an object is done with it: the last one removes it. Saying so again is no harm."""
+        if reference.share <= 1:
+            await self.delete(reference.pool, reference.name)
+            return
+        bucket = self._bucket(reference.pool)
+        stream, marks = object_stream(bucket), object_marks(bucket, reference.name)
+        await (await self._store.publish(object_mark(bucket, reference.name, who), b""))
+        found: set[str] = set()
+        first = 1
+        while page := await self._store.page(stream, marks, first):
+            found.update(message.subject for message in page)
+            first = page[-1].sequence + 1
+        if len(found) >= reference.share:
+            await self.delete(reference.pool, reference.name)
+
     async def delete(self, pool: PoolName, name: str) -> None:
         """Remove an object; nothing happens when it is not there. Raises Unreachable, UnknownPool."""
         bucket = self._bucket(pool)
@@ -129,6 +159,7 @@ class Objects:
         found = await self._store.last(stream, object_description(bucket, name))
         if found is not None:
             await self._store.purge(stream, object_chunks(bucket, _parsed(found)["nuid"]), below=_ALL)
+            await self._store.purge(stream, object_marks(bucket, name), below=_ALL)
             await self._store.purge(stream, object_description(bucket, name), below=_ALL)
 
     async def names(self, pool: PoolName) -> list[str]:

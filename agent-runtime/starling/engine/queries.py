@@ -20,12 +20,13 @@ from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, Epoch, ShardId
 from starling.core.names import cell_key
 from starling.core.record import Cell
+from starling.core.reference import check_inline
 from starling.core.reply import Reply, error_reply
 from starling.dispatch import Handler
 from starling.engine.answers import Answers
 from starling.engine.shard_info import PoolSettings, ShardStats
 from starling.errors import CallTimeout, CantHandle, DecodeError, ReadOnly, Unreachable
-from starling.named_cells import CellSet
+from starling.named_cells import CellSet, check_whole
 from starling.ports.store import Signal
 
 if TYPE_CHECKING:
@@ -205,6 +206,7 @@ class Queries:
         cell = (await self._owner.read([key]))[key]
         if cell is None or cell.data is None:
             return None, None
+        check_whole(cell.data)
         return definition.upgraded(cell.data, cell.version), None
 
     def _reader(self, agent: AgentId) -> Any:
@@ -237,6 +239,7 @@ class Queries:
 
     def _result(self, envelope: Envelope, handler: Handler, result: Any) -> Reply:
         type_name, body = handler.encode_result(result)
+        check_inline(body, f"the answer to query {envelope.type}")
         self._stats.queries["ok"] += 1
         return Reply(envelope.id, str(envelope.target), body, type=type_name, epoch=self._epoch)
 

@@ -10,6 +10,7 @@ from starling.core import limits
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, PoolName, ShardId
 from starling.core.names import MeshNames
+from starling.core.reference import check_inline
 from starling.core.reply import AGAIN, Reply
 from starling.engine.routes_view import RoutesView
 from starling.errors import CallTimeout, Unreachable
@@ -51,6 +52,7 @@ class QueryClient:
         no owner that knows itself to be current, it is asked again. Raises UnknownAgentType at once, CantHandle,
         StateUnreadable, HandlerFailed; CallTimeout, and Unreachable when nobody was there to ask, by the timeout.
         """
+        check_inline(body, f"query {type_name}")
         target_route = self._routes.current.target(target)
         pool, shard = target_route.pool, target_route.shard
         now = self._wall()

@@ -16,7 +16,7 @@ from starling.engine.activation import Activation, State
 from starling.engine.passivation import Passivation
 from starling.engine.shard_info import ShardStats
 from starling.migrations import STATE
-from starling.named_cells import CellSet
+from starling.named_cells import CellSet, check_whole
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class Residents:
         """Give an agent what the table has of it, None for a new one. Raises StateUnreadable."""
         definition = activation.definition
         if cell is not None and cell.data is not None and definition.is_recorded:
+            check_whole(cell.data)
             activation.data = definition.upgraded(cell.data, cell.version)
         activation.committed = activation.data
         if definition.cells:

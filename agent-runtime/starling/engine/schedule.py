@@ -16,6 +16,7 @@ from starling.engine.activation import Activation, State
 from starling.engine.answers import Answers
 from starling.engine.calls import Calls
 from starling.engine.faults import Point
+from starling.engine.large import LargeValues
 from starling.engine.passivation import Passivation
 from starling.engine.residents import CellReader, Residents
 from starling.engine.routes_view import RoutesView
@@ -37,6 +38,7 @@ class Schedule:
         stats: ShardStats,
         loader: CellReader,
         due: DueIndex,
+        large: LargeValues,
         *,
         passivation: Passivation | None = None,
         answers: Answers | None = None,
@@ -49,6 +51,7 @@ class Schedule:
         self._calls = calls
         self._stats = stats
         self._loader = loader
+        self.large = large
         self._due = due
         self.stream_time = stream_time
         """When the newest message that was read was stored, seconds since 1970 by the store's clock."""

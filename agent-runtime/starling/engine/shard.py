@@ -28,6 +28,8 @@ from starling.engine.hand_off import hold_when_short
 from starling.engine.intake import Intake, positions_of
 from starling.engine.janitor import Janitor
 from starling.engine.journal import Journal, replay, take
+from starling.engine.large import LargeValues
+from starling.engine.objects import Objects
 from starling.engine.passivation import Passivation
 from starling.engine.queries import Queries
 from starling.engine.repairs import CELLS, REPAIR, Repairs
@@ -80,6 +82,8 @@ class OwnedShard:
         self._outbox = Outbox()
         self._due = DueIndex()
         self.table = Table(store, self._names, shard, self.epoch, self._overlay, self._due, journal, settings.passed)
+        objects = Objects(store, settings.mesh)
+        self._large = LargeValues(objects, settings, shard, table=self.table, overlay=self._overlay)
         self._answers = Answers(store)
         self._turns = Turns(
             settings,
@@ -87,8 +91,9 @@ class OwnedShard:
             routes,
             calls,
             self.stats,
-            self.table,
+            self._large,
             self._due,
+            self._large,
             passivation=passivation,
             answers=self._answers,
             stream_time=fold.time,
@@ -140,6 +145,7 @@ class OwnedShard:
             overlay=self._overlay,
             delivery=self._delivery,
             due=self._due,
+            large=self._large,
             stats=self.stats,
         )
         self._committer.on_due = self._agenda.committed
@@ -239,6 +245,7 @@ class OwnedShard:
                         ("table", self.table.write_behind()),
                         ("due records", self._agenda.run()),
                         ("purge", self._janitor.run()),
+                        ("large objects", self._large.run()),
                     )
                 ]
                 self.serving.set()
@@ -361,7 +368,7 @@ class OwnedShard:
         if (data := self._turns.state_of(agent)) is not None:
             return data
         key = self._turns.key_of(agent)
-        cell = (await self.table.read([key]))[key]
+        cell = (await self._large.read([key]))[key]
         return cell.data if cell else None
 
     def _unreadable(self, inlet: Inlet, position: Position, index: int, raw: bytes, error: DecodeError) -> None:

@@ -14,20 +14,32 @@ from starling.codec import Codec
 from starling.core import limits
 from starling.core.due import step_key
 from starling.core.envelope import Envelope
-from starling.core.ids import AgentId, TopicId
+from starling.core.ids import AgentId, PoolName, TopicId
 from starling.core.priority import Priority, lane_of
 from starling.core.record import Cell
+from starling.core.reference import BODY, Reference, check_inline, shared
 from starling.core.reply import Reply
 from starling.core.routes import Target
 from starling.engine.query_client import QueryClient
 from starling.engine.work import SavedStep, Send, Work
-from starling.errors import CallCycle, CallTimeout, DecodeError, MeshError, NotDeterministic, SpecError, TooLarge
+from starling.errors import (
+    CallCycle,
+    CallFailed,
+    CallTimeout,
+    DecodeError,
+    MeshError,
+    NotDeterministic,
+    ObjectLost,
+    SpecError,
+    TooLarge,
+)
 from starling.log_context import id_only
 from starling.messages import decode, encode
 
 if TYPE_CHECKING:
     from starling.context import Context
     from starling.engine.activation import Activation
+    from starling.engine.large import LargeValues
     from starling.tracing import TurnTrace
 
 CANCEL_TYPE: Final = "starling.cancel"
@@ -57,6 +69,11 @@ class Shard(Protocol):
     def targets(self, topic: TopicId) -> list[Target]: ...
 
     def wall(self) -> float: ...
+
+    @property
+    def large(self) -> LargeValues:
+        """What it has in the object store."""
+        ...
 
     async def save(self, key: str, data: bytes | None, sends: tuple[Send, ...]) -> None:
         """Commit a cell, and messages with it, before the turn goes on."""
@@ -103,6 +120,7 @@ class Turn:
         "cells",
         "context",
         "destroyed",
+        "large",
         "sends",
         "sent_bytes",
         "timers",
@@ -118,6 +136,8 @@ class Turn:
         self.sends: list[Send] = []
         self.sent_bytes = 0
         self.calls = 0
+        self.large: dict[Reference, bytes] = {}
+        """What has to be in the object store before its commit."""
         self.cells: Mapping[str, Cell] | None = None
         """Named cells that it has changed, by cell name."""
         self.destroyed = False
@@ -137,7 +157,9 @@ class Turn:
     ) -> str:
         """Add a message to one agent and return its id. Raises UnknownAgentType, TooLarge."""
         message_id = self._next_id()
-        self._add(self._shard.target(target), message_id, type_name, body, headers, None, priority, not_before)
+        to = self._shard.target(target)
+        large = self._put_aside(to, body, 1) if len(body) > limits.MAX_BODY else None
+        self._add(to, message_id, type_name, body, headers, None, priority, not_before, large)
         return message_id
 
     def publish(
@@ -145,9 +167,20 @@ class Turn:
     ) -> None:
         """Add a message to every agent that hears the topic. Raises TooLarge."""
         message_id = self._next_id()
-        for target in self._shard.targets(topic):
-            if target.agent != self._envelope.target:
-                self._add(target, message_id, type_name, body, headers, topic, priority, not_before)
+        targets = [target for target in self._shard.targets(topic) if target.agent != self._envelope.target]
+        large: dict[PoolName, Reference] = {}
+        if len(body) > limits.MAX_BODY:
+            large = shared(targets, lambda to, share: self._put_aside(to, body, share))
+        for target in targets:
+            place = large.get(target.pool.pool)
+            self._add(target, message_id, type_name, body, headers, topic, priority, not_before, place)
+
+    def _put_aside(self, target: Target, body: bytes, share: int) -> Reference:
+        """Let a body go to the object store of its target's pool when the turn ends well. Raises TooLarge."""
+        self.sent_bytes += len(body)
+        reference = self._shard.large.refer(BODY, body, to=(target.pool.pool, target.shard), share=share)
+        self.large[reference] = body
+        return reference
 
     def cancel(self, target: AgentId, message_id: str) -> None:
         """Take a delayed message back that has not been handed over yet."""
@@ -165,12 +198,13 @@ class Turn:
         topic: TopicId | None,
         priority: int,
         not_before: int,
+        large: Reference | None = None,
     ) -> None:
         source = self._envelope
         packed = Envelope(
             id=message_id,
             type=type_name,
-            body=body,
+            body=body if large is None else b"",
             target=target.agent,
             sender=source.target,
             topic=topic,
@@ -179,6 +213,7 @@ class Turn:
             headers=headers,
             priority=priority,
             not_before=not_before,
+            large=large,
         ).pack()
         self.sent_bytes += len(packed)
         if self.sent_bytes > limits.MAX_TURN_BYTES:
@@ -197,12 +232,14 @@ class Turn:
     @property
     def is_large(self) -> bool:
         """Whether what it sends goes out in pieces."""
-        return self.sent_bytes > limits.MAX_BODY or len(self.sends) > limits.MAX_TURN_TARGETS
+        in_place = self.sent_bytes - sum(map(len, self.large.values())) if self.large else self.sent_bytes
+        return in_place > limits.MAX_BODY or len(self.sends) > limits.MAX_TURN_TARGETS
 
     # -- timers
 
     def set_timer(self, name: str, type_name: str, body: bytes, at: float, every: float, cron: str) -> None:
-        """Wake this agent by a message. at: seconds since 1970."""
+        """Wake this agent by a message. at: seconds since 1970. Raises TooLarge."""
+        check_inline(body, f"the message of timer {name!r}")
         source = self._envelope
         envelope = Envelope(
             id=derived_id(source.id, source.target, f"timer {name}"),
@@ -335,7 +372,7 @@ class Turn:
             if saved is None:
                 call_id = derived_id(source.id, source.target, f"{name} {self.work.attempt}")
                 call = SavedCall(call_id, digest, self._deadline(timeout), b"")
-                packed = self._pack_call(call, target, type_name, body, headers, reply_to, trace)
+                packed = await self._pack_call(call, route, type_name, body, headers, reply_to, trace)
                 saved = await self._save(name, call.encode(), (Send(route, packed, lane_of(source.priority)),))
             call = SavedCall.decode(saved.data)
             if call.digest != digest:
@@ -344,15 +381,23 @@ class Turn:
                     "turn calls may depend on its message, its state, steps and answers only"
                 )
             if call.reply:
-                return _answer(saved, Reply.unpack(call.reply))
+                return _answer(saved, await self._whole(saved, Reply.unpack(call.reply)))
             if not sent:
-                packed = self._pack_call(call, target, type_name, body, headers, reply_to, trace)
+                packed = await self._pack_call(call, route, type_name, body, headers, reply_to, trace)
                 await self._shard.save("", None, (Send(route, packed, lane_of(source.priority)),))
             reply = await self._wait(saved, call, route, type_name, answer)
             saved.data = SavedCall(call.id, call.digest, call.deadline, reply.pack()).encode()
-            return _answer(saved, reply)
+            return _answer(saved, await self._whole(saved, reply))
         finally:
             self._shard.forget_reply(reply_to)
+
+    async def _whole(self, saved: SavedStep, reply: Reply) -> Reply:
+        """Return the answer with its body; a lost one the next attempt asks for anew. Raises CallFailed."""
+        try:
+            return await self._shard.large.answer(reply)
+        except ObjectLost as error:
+            saved.failed = True
+            raise CallFailed(f"the answer of {reply.by} is not kept any more: {error}") from error
 
     async def _wait(
         self, saved: SavedStep, call: SavedCall, route: Target, type_name: str, answer: asyncio.Future[Reply]
@@ -380,24 +425,29 @@ class Turn:
         deadline = int((now + seconds) * 1000)
         return min(deadline, own) if own else deadline
 
-    def _pack_call(
+    async def _pack_call(
         self,
         call: SavedCall,
-        target: AgentId,
+        route: Target,
         type_name: str,
         body: bytes,
         headers: Mapping[str, str],
         reply_to: str,
         trace: str,
     ) -> bytes:
-        source = self._envelope
+        source, target = self._envelope, route.agent
         chain = (*source.chain, str(source.target))
         if str(target) in chain:
             raise CallCycle(" -> ".join((*chain, str(target))))
+        large = None
+        if len(body) > limits.MAX_BODY:
+            large = self._shard.large.refer(BODY, body, to=(route.pool.pool, route.shard))
+            await self._shard.large.put({large: body})
         return Envelope(
             id=call.id,
             type=type_name,
-            body=body,
+            body=body if large is None else b"",
+            large=large,
             target=target,
             sender=source.target,
             reply=reply_to,
@@ -443,6 +493,11 @@ class Turn:
             trace=trace,
             not_after=source.deadline / 1000 if source.deadline else None,
         )
+
+    @property
+    def records_nothing(self) -> bool:
+        """Whether its agent has durability none: what it does waits for no commit."""
+        return self._activation.definition.durability == "none"
 
     def wall(self) -> float:
         """Seconds since 1970."""

@@ -18,6 +18,7 @@ from starling.core.ids import AgentId
 from starling.core.names import cell_key
 from starling.core.record import Cell, ReplyRecord
 from starling.core.recurrence import next_occurrence
+from starling.core.reference import MARK, REPLY, Reference, cell_reference, check_inline
 from starling.core.reply import Reply, error_reply
 from starling.core.retry import RetryPolicy
 from starling.core.severity import severity_of
@@ -66,11 +67,11 @@ class TurnEnds(TurnServices):
             answer = b""
             if envelope.reply:
                 type_name, body = handler.encode_result(result)
-                answer = _packed(envelope, Reply(envelope.id, str(activation.id), body, type=type_name))
+                answer = self._packed(turn, envelope, Reply(envelope.id, str(activation.id), body, type=type_name))
             if activation.definition.has_state and not turn.destroyed:
-                self._changed(activation, outcome)
+                self._changed(activation, turn, outcome)
             for name, cell in (turn.cells or {}).items():
-                outcome.cell(cell_key(self._shard, activation.id, name), cell)
+                self._cell(turn, outcome, cell_key(self._shard, activation.id, name), cell)
             if turn.timers:
                 self._timers(activation, turn.timers, outcome)
         except Exception as error:
@@ -96,21 +97,39 @@ class TurnEnds(TurnServices):
             outcome.lazy = not (turn.sends or outcome.cells or outcome.due or outcome.unname or outcome.moves_to)
         else:
             outcome.activation = activation
-        if turn.is_large:
+        if turn.large or turn.is_large:
             self._in_background(self._spill(activation, turn, outcome), activation)
             return
         outcome.sends = turn.sends
         outcome.size_bytes += turn.sent_bytes
         self._completed(activation, outcome)
 
-    def _changed(self, activation: Activation, outcome: Outcome) -> None:
+    def _packed(self, turn: Turn, envelope: Envelope, reply: Reply) -> bytes:
+        """Return the answer as it travels; a large body goes to the object store. Raises TooLarge."""
+        if len(reply.body) > limits.MAX_BODY:
+            if turn.records_nothing:
+                check_inline(reply.body, f"the answer to {envelope.type}, of an agent with durability none,")
+            large = self.large.refer(REPLY, reply.body, share=0 if envelope.repeatable else 1)
+            turn.large[large] = reply.body
+            reply = replace(reply, body=b"", large=large)
+        return reply.pack()
+
+    def _cell(self, turn: Turn, outcome: Outcome, key: str, cell: Cell) -> None:
+        """Add a changed cell to the commit; a large one goes to the object store, and the commit refers to it."""
+        data = cell.data
+        if data is not None and (len(data) > limits.MAX_BODY or data.startswith(MARK)):
+            cell = self.large.cell(cell, turn.large)
+        outcome.cell(key, cell)
+
+    def _changed(self, activation: Activation, turn: Turn, outcome: Outcome) -> None:
         data = activation.definition.dump_state(activation.agent.state)  # type: ignore[union-attr]
         if data != activation.data:
-            if len(data) > limits.MAX_BODY:
-                raise TooLarge(f"state of {activation.id} has {len(data)} bytes, at most {limits.MAX_BODY}")
+            if len(data) > limits.MAX_LARGE:
+                raise TooLarge(f"state of {activation.id} has {len(data)} bytes, at most {limits.MAX_LARGE}")
             activation.data = data
             if activation.definition.is_recorded:
-                outcome.cell(activation.key, Cell(activation.definition.state_version, data))
+                self._cell(turn, outcome, activation.key, Cell(activation.definition.state_version, data))
+                outcome.state = data
             else:
                 activation.committed = data
 
@@ -189,9 +208,18 @@ class TurnEnds(TurnServices):
         return [key for key, due in self._due.live.items() if due.kind in later and key.startswith(prefix)]
 
     async def _spill(self, activation: Activation, turn: Turn, outcome: Outcome) -> None:
-        """A large fan-out: its parts are stored first, and go out one after the other once the turn is committed."""
+        """What a commit cannot hold is stored before it: large objects, and the parts of a large fan-out.
+
+        The parts go out one after the other once the turn is committed.
+        """
         envelope = turn.work.envelope
         assert envelope is not None
+        await self.large.put(turn.large, keys=_keys_of(outcome))
+        if not turn.is_large:
+            outcome.sends = turn.sends
+            outcome.size_bytes += sum(len(send.packed) for send in turn.sends)
+            self._completed(activation, outcome)
+            return
         wall = int(self._settings.wall() * 1000)
         outcome.due = list(outcome.due or ())
         count = 0
@@ -353,9 +381,7 @@ class TurnEnds(TurnServices):
             self._end(work, error, 0.0, turn if turn is not None and turn.work is work else None)
 
 
-def _packed(envelope: Envelope, reply: Reply) -> bytes:
-    """Raises TooLarge."""
-    packed = reply.pack()
-    if len(packed) > limits.MAX_BODY:
-        raise TooLarge(f"the answer to {envelope.type} has {len(packed)} bytes, at most {limits.MAX_BODY}")
-    return packed
+def _keys_of(outcome: Outcome) -> dict[Reference, str]:
+    """Table keys of the cells whose content is in the object store."""
+    found = {cell_reference(cell.data): key for key, cell in (outcome.cells or {}).items()}
+    return {reference: key for reference, key in found.items() if reference is not None}

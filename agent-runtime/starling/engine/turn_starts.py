@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import msgpack
@@ -14,6 +15,7 @@ from starling.core import limits
 from starling.core.due import DueBody, DueKind, reply_key
 from starling.core.envelope import Envelope
 from starling.core.record import Cell, ReplyRecord
+from starling.core.reference import Reference
 from starling.engine.activation import Activation, State
 from starling.engine.turn import Turn
 from starling.engine.turn_ends import TurnEnds
@@ -22,6 +24,7 @@ from starling.errors import (
     CallCancelled,
     CallTimeout,
     DecodeError,
+    ObjectLost,
     StateUnreadable,
     WorkerLost,
 )
@@ -152,6 +155,9 @@ class TurnStarts(TurnEnds):
         self._start(activation, work, envelope)
 
     def _start(self, activation: Activation, work: Work, envelope: Envelope) -> None:
+        if envelope.large is not None and not envelope.body:
+            self._in_background(self._start_whole(activation, work, envelope, envelope.large), activation)
+            return
         started = self._settings.timer()
         turn = Turn(self, activation, work, envelope)
         current_turn.set((self._settings.pool, self._shard, envelope))
@@ -195,6 +201,18 @@ class TurnStarts(TurnEnds):
             self._failed(activation, turn, error, started)
             return
         self._succeeded(activation, turn, handler, result, started)
+
+    async def _start_whole(self, activation: Activation, work: Work, envelope: Envelope, large: Reference) -> None:
+        """Fetch the body first; the message itself goes on without it, to a further attempt as to the dead letters."""
+        try:
+            body = await self.large.get(large)
+        except ObjectLost as error:
+            self._failed(activation, Turn(self, activation, work, envelope), error, 0.0)
+            return
+        if work.cancelled:
+            self._skip(activation, work)
+            return
+        self._start(activation, work, replace(envelope, body=body))
 
     def _in_task(
         self, activation: Activation, coroutine: Coroutine[Any, Any, Any], handler: Any, turn: Turn, started: float

@@ -145,6 +145,7 @@ class Outcome:
         "reply",
         "sends",
         "size_bytes",
+        "state",
         "trace",
         "undue",
         "unname",
@@ -162,6 +163,8 @@ class Outcome:
         self.agent: AgentId | None = None
         """Whose timers and delayed messages `unname` speaks of."""
         self.cells: dict[str, Cell] | None = None
+        self.state: bytes | None = None
+        """The state that it commits, whole; None when it changes none."""
         self.sends: Sequence[Send] = ()
         self.reply: ReplyRecord | None = None
         self.dead: tuple[str, bytes] | None = None

@@ -317,12 +317,12 @@ def test_a_plain_body_of_another_type_is_refused(name: str, body: bytes) -> None
 
 
 def test_a_body_over_the_limit_is_refused_with_both_sizes() -> None:
-    fits = "x" * (limits.MAX_BODY - 2)
-    assert len(registry.encode(fits)[1]) == limits.MAX_BODY
-    spare = limits.MAX_BODY - len(registry.encode(Flight("", 1))[1])
-    assert len(registry.encode(Flight("x" * spare, 1))[1]) == limits.MAX_BODY
+    fits = "x" * (limits.MAX_LARGE - 2)
+    assert len(registry.encode(fits)[1]) == limits.MAX_LARGE
+    spare = limits.MAX_LARGE - len(registry.encode(Flight("", 1))[1])
+    assert len(registry.encode(Flight("x" * spare, 1))[1]) == limits.MAX_LARGE
     for large in (fits + "x", Flight("x" * (spare + 1), 1)):
-        with pytest.raises(TooLarge, match=str(limits.MAX_BODY)):
+        with pytest.raises(TooLarge, match=str(limits.MAX_LARGE)):
             registry.encode(large)
 
 

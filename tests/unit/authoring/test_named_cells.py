@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel, Field
 from starling import Agent, AgentId, Cells, OneCell, cell, cells
 from starling.agent import definition
+from starling.core import limits
 from starling.core.record import Cell
 from starling.errors import DecodeError, SpecError, StateUnreadable, TooLarge
 from starling.named_cells import KEEP_BYTES, CellSet, names_in
@@ -209,7 +210,7 @@ async def test_what_does_not_fit_is_refused_by_name(store: Store) -> None:
     with pytest.raises(DecodeError, match=r"parts of Yard\.count"):
         await held.changes()
     held.roll_back()
-    agent.parts.set("a", Part(text="x" * 300_000))
+    agent.parts.set("a", Part(text="x" * limits.MAX_LARGE))
     with pytest.raises(TooLarge, match="parts of Yard"):
         await held.changes()
     held.roll_back()
