@@ -43,9 +43,23 @@ async def test_a_port_in_use_is_named_with_the_log(tmp_path: Path) -> None:
     server = EmbeddedServer(tmp_path / "one")
     await server.start()
     second = EmbeddedServer(tmp_path / "two", port=server.port)
-    with pytest.raises(Unreachable, match="address already in use"):
+    with pytest.raises(
+        Unreachable, match=r"^nats-server ended while starting: Error listening .* address already in use\" \(.*two"
+    ):
         await second.start()
     await server.stop()
+
+
+async def test_two_servers_never_run_on_the_same_data(tmp_path: Path) -> None:
+    server, second = EmbeddedServer(tmp_path), EmbeddedServer(tmp_path)
+    await server.start()
+    with pytest.raises(Unreachable, match=f"another nats-server runs on {tmp_path}"):
+        await second.start()
+    assert second.pid is None
+    await server.kill()
+    await second.start()
+    assert second.pid is not None
+    await second.stop()
 
 
 async def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:

@@ -42,7 +42,9 @@ def dev(
         Path | None, typer.Option(help="Where data and logs are kept; default .starling beside them.")
     ] = None,
     ephemeral: Annotated[bool, typer.Option(help="Throw the data away at the end.")] = False,
-    port: Annotated[int, typer.Option(help="Port of the embedded NATS server; 0 takes a free one.")] = 4222,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of the embedded NATS server; 0 takes a free one.")
+    ] = 4222,
     plain: Annotated[bool, typer.Option(help="Lines instead of the live view.")] = False,
     status: Annotated[Path | None, typer.Option(help="Write what goes on to this file, as JSON.")] = None,
 ) -> None:

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 BACKOFF_CAP: Final = 10.0
 STABLE_AFTER: Final = 30.0
 GRACE: Final = 15.0
+LAST_LINE: Final = 500
 
 
 @dataclass(slots=True)
@@ -33,14 +34,21 @@ class _Pod:
     task: asyncio.Task[None] | None = None
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
+    log_from: int = 0
+    """Where the log of the present process begins in its file, in bytes."""
     terminating: bool = False
     ending: signal.Signals = signal.SIGTERM
+
+
+def _log(text: str) -> None:
+    log.warning("%s", text)
 
 
 class LocalPods:
     """Runs the pods of all pools as child processes. directory: for their configuration and logs.
 
-    extra: further environment of a pod by its name, asked at each start of its process.
+    extra: further environment of a pod by its name, asked at each start of its process. say: told of each process
+    that ended by itself, in words for people.
     """
 
     def __init__(
@@ -50,8 +58,10 @@ class LocalPods:
         nats_url: str,
         mesh: str,
         extra: Callable[[str], Mapping[str, str]] = lambda pod: {},
+        say: Callable[[str], None] = _log,
     ) -> None:
         self._directory = directory
+        self._say = say
         self._extra = extra
         self._nats_url = nats_url
         self._mesh = mesh
@@ -100,12 +110,16 @@ class LocalPods:
             self._end(running, ordinal)
 
     async def replace(self, pool: str, ordinal: int) -> None:
-        """End a pod of an older version; it comes back with the present one."""
+        """End a pod of an older version; it comes back with the present one, and not before the old one is gone.
+
+        The only pod of a pool releases its shards at once: there is nobody for whom its draining could wait.
+        """
         running = self._pods.get(pool, {})
         pod = running.get(ordinal)
         if pod is not None and not pod.terminating:
-            task = self._end(running, ordinal)
-            await asyncio.wait([task], timeout=GRACE + 5)
+            if len(running) == 1:
+                pod.ending = signal.SIGINT
+            await asyncio.wait([self._end(running, ordinal)])  # which kills it after its drain and grace time
             self._start(running, ordinal, self._specs[pool])
 
     async def remove(self, pool: str) -> None:
@@ -186,14 +200,13 @@ class LocalPods:
             pod.restarts += 1
             deaths = 1 if loop.time() - started > STABLE_AFTER else deaths + 1
             pause = 0.0 if deaths == 1 else min(0.2 * 2.0 ** min(deaths - 2, 10), BACKOFF_CAP)
-            code = pod.process.returncode if pod.process else None
-            log.warning("pod ended, started again", extra={"pod": pod.name, "code": code, "pause": pause})
+            self._say(f"{pod.name} ended{self._why(pod)}; it starts again {f'in {pause:g} s' if pause else 'at once'}")
             await asyncio.sleep(pause)
 
     async def _run(self, pod: _Pod, *, use_spare: bool) -> None:
-        logs = self._directory / "logs"
-        logs.mkdir(parents=True, exist_ok=True)
-        log_file = logs / f"{pod.name}.log"
+        log_file = self._log_of(pod)
+        log_file.parent.mkdir(parents=True, exist_ok=True)
+        pod.log_from = log_file.stat().st_size if log_file.exists() else 0
         environment = self._environment(pod)
         pod.process = self._spare.take(environment, log_file) if use_spare else None
         if pod.process is None:
@@ -218,6 +231,22 @@ class LocalPods:
                 pod.process.kill()
                 await pod.process.wait()
             raise
+
+    def _why(self, pod: _Pod) -> str:
+        """With which code or signal its process ended, and the last line that it wrote if it ended by itself."""
+        code = pod.process.returncode if pod.process else None
+        if code is None:
+            return ""
+        if code < 0:
+            return f" by {signal.Signals(-code).name}"
+        with self._log_of(pod).open("rb") as log_file:
+            log_file.seek(pod.log_from)
+            lines = log_file.read().decode(errors="replace").split("\n")
+        last = next((line for line in reversed(lines) if line.strip()), "nothing")
+        return f" with code {code}, its log {self._log_of(pod)} ends with: {last[:LAST_LINE]}"
+
+    def _log_of(self, pod: _Pod) -> Path:
+        return self._directory / "logs" / f"{pod.name}.log"
 
     def _environment(self, pod: _Pod) -> Mapping[str, str]:
         folder = self._folder(pod.spec)

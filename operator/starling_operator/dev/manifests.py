@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from starling.errors import SpecError
@@ -19,6 +19,8 @@ from starling_operator.api import (
     check_change,
     parse,
 )
+
+R = TypeVar("R", bound=Resource)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +83,22 @@ def read(folder: Path, before: Manifests | None = None) -> Manifests:
                         check_change(made, old)
                     match made:
                         case AgentPool():
-                            pools[name] = made
+                            _once(pools, name, made)
                         case AgentSubscription():
-                            subscriptions[name] = made
+                            _once(subscriptions, name, made)
                         case AgentScalingTarget():
-                            targets[made.spec.pool_ref.name] = made
+                            _once(targets, made.spec.pool_ref.name, made, "spec.poolRef.name", "has a scaling target")
             except SpecError as error:
                 raise SpecError(f"{path.name}: {kind} {name}: {error.field}", error.problem) from None
     return Manifests(pools, subscriptions, targets, config_maps)
+
+
+def _once(
+    known: dict[str, R], name: str, made: R, field: str = "metadata.name", problem: str = "is the name of another one"
+) -> None:
+    if name in known:
+        raise SpecError(field, f"{name!r} {problem} already; give each one once")
+    known[name] = made
 
 
 def _documents(path: Path) -> Iterator[Mapping[str, Any]]:

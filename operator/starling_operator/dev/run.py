@@ -25,6 +25,7 @@ from starling.provision import provision_mesh
 from starling_operator.adapters.local import LocalPods
 from starling_operator.adapters.mesh import MeshState
 from starling_operator.adapters.scrape import ScrapeLoads
+from starling_operator.api import AgentPool
 from starling_operator.control import Control, PoolReport
 from starling_operator.dev.manifests import Manifests, read, stamp
 
@@ -91,7 +92,7 @@ class Dev:
         await server.start()
         try:
             store = await connect(server.url, name="starling dev")
-            pods = LocalPods(directory, nats_url=server.url, mesh=MESH)
+            pods = LocalPods(directory, nats_url=server.url, mesh=MESH, say=self._view.say)
             try:
                 await provision_mesh(store, MESH)
                 chance = random.Random()
@@ -127,10 +128,10 @@ class Dev:
             pods.changed.clear()
             self._reread(control)
             await self._look(control, pods)
+            self._view.show(self._reports)
             if not announced and self._is_ready():
                 announced = True
                 self._view.started(url, time.monotonic() - started)
-            self._view.show(self._reports)
             self._write_status(control, pods, url, ready=announced)
             await self._wait(pods)
 
@@ -172,13 +173,24 @@ class Dev:
                     if not condition.status or condition.reason == "TypeTaken":
                         self._once(key, f"{key[0]} {key[1]}: {condition.reason}: {condition.message}")
                 self._routed = manifests
-            for name, pool in manifests.pools.items():
-                report = await control.look(pool, manifests.targets.get(name), manifests.code_of(pool))
-                for event in report.events:
-                    self._view.say(f"{name}: {event.reason}: {event}")
-                self._reports[name] = report
         except (MeshError, OSError) as error:
-            self._once(("loop", ""), f"{type(error).__name__}: {error}")
+            self._once(("routes", ""), f"{type(error).__name__}: {error}")
+        for name, pool in manifests.pools.items():
+            await self._look_at(control, name, pool)
+
+    async def _look_at(self, control: Control, name: str, pool: AgentPool) -> None:
+        """One pool; what is wrong with it holds up no other."""
+        try:
+            report = await control.look(pool, self._manifests.targets.get(name), self._manifests.code_of(pool))
+        except SpecError as error:
+            self._once(("pool", name), f"{name}: {error}")
+        except (MeshError, OSError) as error:
+            self._once(("pool", name), f"{name}: {type(error).__name__}: {error}")
+        else:
+            self._said.pop(("pool", name), None)
+            for event in report.events:
+                self._view.say(f"{name}: {event.reason}: {event}")
+            self._reports[name] = report
 
     def _once(self, key: tuple[str, str], text: str) -> None:
         if self._said.get(key) != text:

@@ -351,11 +351,38 @@ async def test_a_code_that_does_not_start_is_seen_and_can_be_mended(start: Start
     dev = start()
     log = folder / ".starling" / "logs" / "adders-0.log"
     await dev.until(lambda: log.exists() and "not yet" in log.read_text(), "the reason in the worker's log")
+    await dev.until(lambda: f"adders-0 ended with code 2, its log {log} ends with: " in dev.said, "said")
+    assert "RuntimeError: not yet; it starts again at once" in dev.said
     assert not dev.status.get("ready")
     (folder / "adders.py").write_text(AGENTS)
     await dev.owners("adders-0")
     await dev.add("k", 3)
     assert await dev.total("k") == 3
+
+
+async def test_the_only_pod_of_a_pool_is_replaced_once_and_without_waiting_for_its_drain_time(
+    start: Start, tmp_path: Path
+) -> None:
+    folder = tmp_path / "manifests"
+    write(folder)
+    (folder / "pool.yaml").write_text(POOL.format(replicas=1).replace("drainSeconds: 1", "drainSeconds: 600"))
+    dev = start()
+    await dev.owners("adders-0")
+    await dev.add("k", 5)
+    first = dict(dev.workers)
+    (folder / "adders.py").write_text(AGENTS.replace("return self.state.total", "return self.state.total * 100"))
+    await dev.until(lambda: dev.workers.get("adders-0", first["adders-0"]) != first["adders-0"], "new code")
+    assert await dev.total("k") == 500
+    assert dev.said.count("PodReplaced") == 1
+
+
+async def test_a_pool_that_cannot_start_holds_up_no_other(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "manifests"
+    other = POOL.format(replicas=1).replace("adder", "abacus").replace("abacuss-code", "nothing")
+    write(folder, other=other)
+    dev = start()
+    await dev.owners("adders-0")
+    assert "abacuss: AgentPool abacuss: spec.code.configMap: there is no ConfigMap 'nothing'" in dev.said
 
 
 async def test_a_port_that_is_taken_is_said_and_nothing_is_left_running(tmp_path: Path) -> None:

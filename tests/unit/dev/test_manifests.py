@@ -15,6 +15,12 @@ kind: AgentPool
 metadata: {name: p}
 spec: {shards: 4, code: {configMap: c}, agents: [{type: a, entrypoint: "m:A"}]}
 """
+TARGET = """
+apiVersion: starlingmesh.dev/v1alpha1
+kind: AgentScalingTarget
+metadata: {{name: {}}}
+spec: {{poolRef: {{name: p}}, maxReplicas: 2, signals: [{{type: LagPerPod, target: "5"}}]}}
+"""
 GENERATOR = "kind: Kustomization\nconfigMapGenerator:"
 
 
@@ -27,6 +33,11 @@ GENERATOR = "kind: Kustomization\nconfigMapGenerator:"
         (POOL.replace("shards: 4", "shards: many"), r"^m\.yaml: AgentPool p: spec\.shards"),
         (POOL.replace("shards: 4", "shard: 4"), r"^m\.yaml: AgentPool p: spec\.shard"),
         ("kind: ConfigMap\nmetadata: {name: c}\ndata: text", r"^m\.yaml: ConfigMap c: data: is 'text', not an object"),
+        (f"{POOL}---{POOL}", r"^m\.yaml: AgentPool p: metadata\.name: 'p' is the name of another one already"),
+        (
+            f"{TARGET.format('s')}---{TARGET.format('t')}",
+            r"AgentScalingTarget t: spec\.poolRef\.name: 'p' has a scaling",
+        ),
         (f"{GENERATOR} c", r"^m\.yaml: Kustomization : configMapGenerator: is 'c', not a list"),
         (f"{GENERATOR} [c]", r"configMapGenerator\[0\]: is 'c', not an object"),
         (f"{GENERATOR} [{{name: c, files: x}}]", r"configMapGenerator\[0\]\.files: is 'x', not a list"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import secrets
@@ -16,13 +17,14 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from starling.errors import SpecError, Unreachable
 
 HOST: Final = "127.0.0.1"
 _PR_SET_PDEATHSIG: Final = 1
 _LOG_TAIL: Final = 2000
+_LOCK_WAIT: Final = 5.0
 _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -31,6 +33,7 @@ class EmbeddedServer:
 
     directory: holds `data` and `nats-server.log`. port: 0 picks a free one, which stays the same over restarts.
     name: by which it is known from others on the port. arguments: further ones for nats-server, as for a cluster.
+    Two servers on the same data would spoil it, so each holds a lock on its directory as long as it runs.
     """
 
     def __init__(self, directory: Path, *, port: int = 0, name: str = "", arguments: Sequence[str] = ()) -> None:
@@ -54,10 +57,12 @@ class EmbeddedServer:
     async def start(self, timeout: float = 15.0) -> None:
         """Start and return when JetStream answers; nothing happens when it runs.
 
-        Raises Unreachable with the end of its log when it is not ready after `timeout` seconds or has ended.
+        Raises Unreachable with the end of its log when it is not ready after `timeout` seconds or has ended, and when
+        another server still runs on the same directory after 5 s.
         """
         if self.pid is None:
-            self._spawn()
+            with await self._locked() as lock:
+                self._spawn(lock)
         try:
             async with asyncio.timeout(timeout):
                 while not await self._answers():
@@ -102,7 +107,26 @@ class EmbeddedServer:
         if self.pid is not None:
             os.kill(self.pid, signal.SIGCONT)
 
-    def _spawn(self) -> None:
+    async def _locked(self) -> IO[bytes]:
+        """The directory's lock; a server whose parent was killed may be a moment in going."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lock = (self.directory / "lock").open("ab")
+        deadline = asyncio.get_running_loop().time() + _LOCK_WAIT
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if asyncio.get_running_loop().time() < deadline:
+                    await asyncio.sleep(0.05)
+                    continue
+                lock.close()
+                raise Unreachable(
+                    f"another nats-server runs on {self.directory}: end it, or use another folder"
+                ) from None
+            return lock
+
+    def _spawn(self, lock: IO[bytes]) -> None:
+        """Start the process. lock: it inherits this open file, so the lock ends with the process, however it ends."""
         data = self.directory / "data"
         data.mkdir(parents=True, exist_ok=True)
         command = [
@@ -116,6 +140,7 @@ class EmbeddedServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for us to pass on
+            pass_fds=(lock.fileno(),),
             preexec_fn=_die_with_parent,  # noqa: PLW1509
         )
 
@@ -137,10 +162,13 @@ class EmbeddedServer:
                 await writer.wait_closed()
 
     def _log_tail(self) -> str:
+        """Why it ended, where the last line says so; else the last lines."""
         try:
-            return self.log_file.read_text(errors="replace")[-_LOG_TAIL:]
+            tail = self.log_file.read_text(errors="replace")[-_LOG_TAIL:]
         except OSError as error:
             return f"no log: {error}"
+        fatal = tail.rstrip().rpartition("\n")[2].partition("[FTL] ")[2]
+        return f"{fatal} ({self.log_file})" if fatal else tail
 
 
 def cluster(directory: Path, size: int = 3) -> list[EmbeddedServer]:
