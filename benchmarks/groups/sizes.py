@@ -77,28 +77,24 @@ async def million(bench: Bench) -> None:
     agents = [{"type": "counter", "entrypoint": "bench_agents:Counter", "passivation": {"idleSeconds": 2}}]
     async with bench.mesh(spec={"agents": agents}) as mesh:
         await mesh.load("first_messages", messages=step, first=keys)  # warm: code, pools and buffers are there
-        pids = [mesh.pid(pod) for pod in mesh.names()]
-        server = mesh.servers[0].pid
-        assert server is not None
-        base, samples = 0.0, []
+        tenths: dict[str, Sample] = {}
         started = time.perf_counter()
         for done in range(0, keys, step):
             turns = await mesh.metric("starling_turns_total")
             await mesh.load("first_messages", messages=step, first=done)
             await _until_turns(mesh, turns + step)
-            workers = sum(resident_bytes(pid) for pid in pids) / 1e6
-            base = base or workers
-            samples.append({"worker_mb": workers, "server_mb": resident_bytes(server) / 1e6})
+            tenths[f"after {done + step:,} keys"] = memory_now(mesh)
         per_second = keys / (time.perf_counter() - started)
         active = await _at_rest(mesh)
         at_end = {
             "per_second": per_second,
             "active_agents": active,
-            "memory_over_first": max(sample["worker_mb"] for sample in samples) / base,
+            "memory_over_first": max(at["worker_mb"] for at in tenths.values())
+            / next(iter(tenths.values()))["worker_mb"],
         }
         bench.note(
             f"{keys:,} distinct keys, a message each, passivated after 2 s; memory of both workers after each tenth",
-            {OURS: samples, "at the end": [at_end]},
+            {**{label: [at] for label, at in tenths.items()}, "at the end": [at_end]},
             [
                 Target(
                     "workers' memory over that at the first tenth",
@@ -135,10 +131,15 @@ async def drained(bench: Bench) -> None:
         before = (await mesh.load("total", keys=1000))["counted"]
         await mesh.stop_workers()
         stored = await mesh.load("one_way", messages=messages, in_flight=8000, count=False)
+        queued = memory_now(mesh)
         started = time.perf_counter()
         await mesh.start_workers()
+        watched: list[Sample] = []
+        watch = asyncio.create_task(_watch_memory(mesh, watched))
         handled = (await mesh.load("total", keys=1000))["counted"] - before
         seconds = time.perf_counter() - started
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
         sample = {
             "stored_per_second": stored["stored_per_second"],
             "drained_per_second": messages / seconds,
@@ -147,12 +148,28 @@ async def drained(bench: Bench) -> None:
         }
         bench.note(
             f"{messages:,} messages queued without a worker, then drained by two (their start included)",
-            {OURS: [sample]},
+            {OURS: [sample], "memory, all of it queued": [queued], "memory, each second of draining": watched},
             [
                 Target("messages lost", OURS, "lost", 0, at_least=False),
                 Target("messages doubled", OURS, "doubled", 0, at_least=False),
             ],
         )
+
+
+async def _watch_memory(mesh: Stage, seen: list[Sample]) -> None:
+    while True:
+        await asyncio.sleep(1.0)
+        seen.append(memory_now(mesh))
+
+
+def memory_now(mesh: Stage) -> Sample:
+    """Memory of all workers that run, and of all servers, in MB."""
+    workers = [pid for pod in mesh.names() if (pid := mesh.pods.process_of(pod)) is not None]
+    servers = [server.pid for server in mesh.servers if server.pid is not None]
+    return {
+        "worker_mb": sum(map(resident_bytes, workers)) / 1e6,
+        "server_mb": sum(map(resident_bytes, servers)) / 1e6,
+    }
 
 
 def resident_bytes(pid: int) -> int:

@@ -79,7 +79,8 @@ def right_to_take(view: TakeView, now: float) -> Right | None:
     if named == view.pod:
         if not last.owner_pod:
             return Right.FREE
-        if last.map_rev < view.map.rev and (is_gone(last, view.owner, now) or _overdue(view, now)):
+        ended = is_gone(last, view.owner, now) or _has_dropped(view, now) or _overdue(view, now)
+        if last.map_rev < view.map.rev and ended:
             return Right.BY_MAP
     return Right.ADOPT if is_orphan(view, now) else None
 
@@ -97,6 +98,15 @@ def is_gone(last: LastRecord, owner: Presence, now: float) -> bool:
     if owner.member is not None and owner.member.start != last.owner_start:
         return True
     return owner.silent or (owner.member is None and owner.absent_since is not None and now >= owner.absent_since)
+
+
+def _has_dropped(view: TakeView, now: float) -> bool:
+    """Whether the owner lives, but has not said for a while that it runs the shard: it dropped it without a release,
+    as when its store did not answer, and the newer map keeps it from taking it again."""
+    member = view.owner.member
+    if member is None or view.shard in member.shards:
+        return False
+    return now - view.wanted_since >= limits.MEMBER_GRACE
 
 
 def _overdue(view: TakeView, now: float) -> bool:

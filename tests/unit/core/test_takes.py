@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starling.core import limits
-from starling.core.ids import PodName, ShardId
+from starling.core.ids import Epoch, PodName, ShardId
 from starling.core.membership import Member, ShardMap
 from starling.core.takes import LastRecord, Presence, Right, TakeView, heir, is_gone, right_to_take, should_release
 
@@ -18,12 +18,12 @@ NOW = 1000.0
 NOBODY = LastRecord(PodName(""), "", 0)
 
 
-def member(pod: PodName, start: str = "s") -> Member:
-    return Member(pod, start, "i", "v", ready=True, draining=False, shards={})
+def member(pod: PodName, start: str = "s", *shards: ShardId) -> Member:
+    return Member(pod, start, "i", "v", ready=True, draining=False, shards=dict.fromkeys(shards, Epoch(1)))
 
 
-def here(pod: PodName, start: str = "s") -> Presence:
-    return Presence(member(pod, start))
+def here(pod: PodName, start: str = "s", *shards: ShardId) -> Presence:
+    return Presence(member(pod, start, *shards))
 
 
 GONE = Presence(None, NOW - limits.ORPHAN_AFTER, silent=True)
@@ -64,7 +64,8 @@ def owned(pod: PodName, start: str = "s", rev: int = 7) -> LastRecord:
 HEIR = heir(SHARD, (US, THEM, THIRD))
 OTHERS_HEIR = heir(SHARD, (THEM, THIRD))
 
-ALIVE = here(THEM)
+ALIVE = here(THEM, "s", SHARD)
+DROPPED = here(THEM, "s", ShardId(SHARD + 1))
 RESTARTED = here(THEM, "later")
 SILENT = Presence(member(THEM), None, silent=True)
 
@@ -89,6 +90,15 @@ CASES = {
     "by map, owner silent though its key is there": (view(US, owned(THEM, rev=6), owner=SILENT), Right.BY_MAP),
     "by map, owner restarted": (view(US, owned(THEM, rev=6), owner=RESTARTED), Right.BY_MAP),
     "by map, owner at work": (view(US, owned(THEM, rev=6), owner=ALIVE), None),
+    "by map, owner has dropped it": (view(US, owned(THEM, rev=6), owner=DROPPED, wanted_since=NOW - 2), Right.BY_MAP),
+    "by map, owner may not have said yet that it has it": (
+        view(US, owned(THEM, rev=6), owner=DROPPED, wanted_since=NOW - 1.9),
+        None,
+    ),
+    "by map, owner has dropped it, but that map was acted on": (
+        view(US, owned(THEM), owner=DROPPED, wanted_since=NOW - 100),
+        None,
+    ),
     "by map, owner's key expired": (view(US, owned(THEM, rev=6), owner=Presence(None, NOW)), Right.BY_MAP),
     "by map, owner never seen": (view(US, owned(THEM, rev=6), owner=Presence(None, None)), None),
     "by map, owner overdue": (view(US, owned(THEM, rev=6), owner=ALIVE, wanted_since=NOW - 35), Right.BY_MAP),

@@ -339,6 +339,39 @@ async def test_an_idle_owner_compares_the_journal_at_every_renewal(
     assert noticed <= limits.MEMBER_RENEWAL + 0.5
 
 
+async def test_a_shard_that_its_owner_dropped_goes_soon_to_the_pod_that_a_newer_map_names(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.pool(1)
+    run, failing = OwnedShard.run, asyncio.Event()
+
+    async def cut_off(self: OwnedShard) -> None:
+        running = asyncio.ensure_future(run(self))
+        failed = asyncio.ensure_future(failing.wait())
+        try:
+            await asyncio.wait({running, failed}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            running.cancel()
+            failed.cancel()
+            await asyncio.gather(running, failed, return_exceptions=True)
+        raise Unreachable("the journal's server stands still")
+
+    monkeypatch.setattr(OwnedShard, "run", cut_off)
+    await world.map("p-0")
+    one, two = world.start("p-0"), world.start("p-1")
+    await world.until(lambda: one.owned == {0})
+    monkeypatch.setattr(OwnedShard, "run", run)
+    failing.set()
+    await world.until(lambda: not one.owned)
+    await world.map("p-1")  # before it takes the shard again
+    took = await world.until(lambda: two.owned == {0})
+    assert one.owned == set()
+    assert one.worker.ownership.takes == 1
+    assert took < limits.MEMBER_GRACE + 1.5
+    await world.pass_by(5)
+    assert (await world.last()).epoch == 2, "nobody took it again"
+
+
 async def test_a_store_that_is_away_at_the_take_is_asked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await world.pool(1)
     left = 3
