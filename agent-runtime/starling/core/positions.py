@@ -104,6 +104,8 @@ class Positions:
 
     def done(self) -> Done:
         """Return what is finished above the floor, with what an earlier owner finished and we have not read yet."""
+        if not (self._window or self._carried or self._carried_partly):
+            return _NOTHING  # four of five looks of a commit at its inlets
         ranges: list[tuple[int, int]] = []
         partly: dict[int, tuple[int, ...]] = {}
         first = last = 0
@@ -122,6 +124,9 @@ class Positions:
         ranges.extend((max(start, read + 1), end) for start, end in self._carried if end > read)
         partly.update({p: i for p, i in self._carried_partly.items() if p > read})
         return Done(tuple(ranges), partly)
+
+
+_NOTHING = Done()
 
 
 def accepts(seen: Mapping[Source, int], source: Source, previous: int) -> bool:

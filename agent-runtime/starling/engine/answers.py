@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import types
 from collections import deque
-from collections.abc import Awaitable, Coroutine, Generator
-from typing import Any
+from collections.abc import Awaitable
 
+from starling.engine.at_once import going_on
 from starling.errors import Unreachable
 from starling.ports.store import Store
 
@@ -31,7 +30,7 @@ class Answers:
                 waits_for = sending.send(None)
             except (StopIteration, Unreachable):
                 return
-            sending = _go_on(sending, waits_for)
+            sending = going_on(sending, waits_for)
         self._waiting.append(sending)
         self._any.set()
 
@@ -51,18 +50,3 @@ class Answers:
                 pass  # by the time of the next connection nobody waits for it
             finally:
                 self._waiting.popleft()
-
-
-@types.coroutine
-def _go_on(sending: Coroutine[Any, Any, None], waits_for: Any) -> Generator[Any, Any, None]:
-    """Finish a coroutine that was started without a task and has come to wait for something."""
-    while True:
-        thrown: BaseException | None = None
-        try:
-            yield waits_for
-        except BaseException as error:
-            thrown = error
-        try:
-            waits_for = sending.send(None) if thrown is None else sending.throw(thrown)
-        except StopIteration:
-            return

@@ -173,20 +173,27 @@ class Calls:
         lane = lane_of(envelope.priority)
         stored = self._producer.put(route, envelope, user_id=None, lane=lane, sending=sending)
         stored.add_done_callback(lambda done: _not_stored(done, future))
+        # a tenth of what asyncio.timeout costs
+        late = asyncio.get_running_loop().call_later(max(0.0, seconds), _overdue, future)
         try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                reply = await future
+            reply = await future
         except TimeoutError:
             raise CallTimeout(f"{envelope.target} did not answer {envelope.type} within {seconds:.3g} s") from None
         except asyncio.CancelledError:
             self.give_up(MeshNames(self._mesh).pool(route.pool.pool).cancel(route.shard), envelope.id)
             raise
         finally:
+            late.cancel()
             self.forget(envelope.reply)
             stored.cancel()
         if sending is not None:
             sending.happened("reply")
         return reply
+
+
+def _overdue(answer: asyncio.Future[Reply]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
 
 
 def _not_stored(done: asyncio.Future[Accepted], reply: asyncio.Future[Reply]) -> None:

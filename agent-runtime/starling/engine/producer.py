@@ -13,14 +13,15 @@ import asyncio
 import hashlib
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from starling.core import limits
 from starling.core.envelope import Envelope, frame_body
 from starling.core.ids import AgentId, PoolName, ShardId
 from starling.core.names import MESSAGE_ID, VERSION, Inlet, Lane, MeshNames, Origin
 from starling.core.routes import Target
+from starling.engine.at_once import started
 from starling.errors import MailboxFull, OutcomeUnknown, TooLarge, UnknownPool, Unreachable
 from starling.ports.store import Answer, Refused, Store, Stored, Unknown
 from starling.tracing import Sending, Tracing
@@ -51,9 +52,17 @@ class _Waiting(NamedTuple):
 
 
 class _Lane:
-    def __init__(self) -> None:
+    """What goes to one lane of a shard. subject: of its mailbox."""
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
         self.waiting: deque[_Waiting] = deque()
+        self.under_way: list[_Waiting] | None = None
+        """The frame that was sent without a task and has no answer yet; empty: it is about to be made."""
+        self.shared = False
+        """The last frame held several messages: the next one waits for what else this turn of the loop brings."""
         self.task: asyncio.Task[None] | None = None
+        """Sends what waits, as long as something needs a repeat or a frame of its own."""
         self.alone: dict[AgentId, _Waiting] = {}
         """Messages that are under way in frames of their own: one to an agent, so that its order holds."""
         self.changed = asyncio.Event()
@@ -69,6 +78,7 @@ class Producer:
         self._chance = chance
         self._lanes: dict[tuple[PoolName, ShardId, Lane], _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
         self.tracing: Tracing | None = None
         """Makes a span of each message that has none yet; None without an SDK."""
 
@@ -126,15 +136,17 @@ class Producer:
     ) -> asyncio.Future[Accepted]:
         entry = self._lanes.get(key)
         if entry is None:
-            entry = self._lanes[key] = _Lane()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Accepted] = loop.create_future()
+            pool, shard, lane = key
+            entry = self._lanes[key] = _Lane(self._names.pool(pool).inlet_subject(shard, Inlet(Origin.OUTSIDE, lane)))
+        future: asyncio.Future[Accepted] = asyncio.get_running_loop().create_future()
         alone = agent if message_id else None
         entry.waiting.append(_Waiting(packed, sum(map(len, packed)), message_id, future, patient, sending, alone))
-        if entry.task is None:
-            entry.task = loop.create_task(self._drain(key, entry), name=f"produce to {key}")
-            self._tasks.add(entry.task)
-            entry.task.add_done_callback(self._tasks.discard)
+        if entry.task is None and entry.under_way is None:
+            if entry.shared:
+                entry.under_way = []
+                asyncio.get_running_loop().call_soon(self._next, entry)
+            else:
+                self._next(entry)
         return future
 
     def call_id(self, target: AgentId, user_id: str) -> str:
@@ -145,9 +157,72 @@ class Producer:
         topic = str(envelope.topic) if envelope.topic else ""
         return _short_hash(msgid_text(self._name, topic, str(envelope.target), user_id))
 
-    async def _drain(self, key: tuple[PoolName, ShardId, Lane], lane: _Lane) -> None:
-        pool, shard, which = key
-        subject = self._names.pool(pool).inlet_subject(shard, Inlet(Origin.OUTSIDE, which))
+    def _next(self, lane: _Lane) -> None:
+        """Send the next frame from here: a task would cost a turn of the loop before it even starts.
+
+        What needs waiting between two tries, and messages with ids of the user's, are for a task.
+        """
+        lane.under_way = None
+        if self._closed or not lane.waiting:
+            return
+        if lane.alone or lane.waiting[0].message_id:
+            self._in_task(lane, self._drain(lane))
+            return
+        batch = self._batch(lane.waiting)
+        if not batch:
+            return
+        lane.shared = len(batch) > 1
+        frame_id = self._frame_id()
+        _told(batch)
+        sent = asyncio.get_running_loop().time()
+        publish = self._store.publish(lane.subject, _body(batch), {MESSAGE_ID: frame_id, VERSION: _WIRE})
+        lane.under_way = batch
+        try:
+            answer = asyncio.ensure_future(started(publish))
+        except Unreachable:
+            lane.under_way = None
+            self._in_task(lane, self._recover(lane, batch, frame_id, None))
+            return
+        # of one that is there at once as well, in the next turn of the loop: what is put meanwhile shares a frame
+        answer.add_done_callback(lambda done: self._answered(lane, batch, frame_id, sent, done))
+
+    def _answered(
+        self, lane: _Lane, batch: list[_Waiting], frame_id: str, sent: float, done: asyncio.Future[Answer]
+    ) -> None:
+        if self._closed:
+            return
+        lane.under_way = None
+        nothing_sent = not done.cancelled() and done.exception() is not None
+        outcome = None if done.cancelled() or nothing_sent else done.result()
+        if isinstance(outcome, Stored):
+            _stored(batch, Accepted(outcome.sequence, duplicate=False))
+        elif isinstance(outcome, Refused) and not _is_passing(outcome, batch[0].patient, 0.0):
+            _end(batch, _refusal(lane.subject, outcome))
+        elif not all(item.future.done() for item in batch):
+            maybe_stored = sent if isinstance(outcome, Unknown | None) and not nothing_sent else None
+            self._in_task(lane, self._recover(lane, batch, frame_id, maybe_stored))
+            return
+        self._next(lane)
+
+    def _in_task(self, lane: _Lane, job: Coroutine[Any, Any, None]) -> None:
+        task = lane.task = asyncio.get_running_loop().create_task(job, name=f"produce to {lane.subject}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _recover(self, lane: _Lane, batch: list[_Waiting], frame_id: str, maybe_stored: float | None) -> None:
+        """Repeat a frame under its id, then send what has come meanwhile."""
+        try:
+            await self._send(batch, subject=lane.subject, maybe_stored=maybe_stored, frame_id=frame_id)
+        except BaseException:
+            lane.task = None
+            raise
+        await self._drain(lane)
+
+    def _frame_id(self) -> str:
+        return f"{self._chance.getrandbits(128):032x}"
+
+    async def _drain(self, lane: _Lane) -> None:
+        subject = lane.subject
         try:
             while lane.waiting:
                 agent = lane.waiting[0].agent
@@ -228,25 +303,25 @@ class Producer:
                 break
         return batch
 
-    async def _send(self, batch: list[_Waiting], *, subject: str, maybe_stored: float | None = None) -> None:
+    async def _send(
+        self, batch: list[_Waiting], *, subject: str, maybe_stored: float | None = None, frame_id: str = ""
+    ) -> None:
         """Repeat one frame until its outcome is known, nobody waits for it any more, or a repeat could count twice.
 
-        maybe_stored: when the first try was sent whose outcome is unknown, by the loop's clock.
+        maybe_stored: when the first try was sent whose outcome is unknown, by the loop's clock; frame_id: of that try.
         """
         try:
-            await self._repeat(batch, subject, maybe_stored)
+            await self._repeat(batch, subject, maybe_stored, frame_id)
         except asyncio.CancelledError:
             _end(batch, OutcomeUnknown(f"closed before {subject} said whether it stored the message"))
             raise
 
-    async def _repeat(self, batch: list[_Waiting], subject: str, maybe_stored: float | None) -> None:
-        message_id = batch[0].message_id or f"{self._chance.getrandbits(128):032x}"
+    async def _repeat(self, batch: list[_Waiting], subject: str, maybe_stored: float | None, frame_id: str) -> None:
+        message_id = batch[0].message_id or frame_id or self._frame_id()
         headers = {MESSAGE_ID: message_id, VERSION: _WIRE}
-        body = frame_body(packed for item in batch for packed in item.packed)
-        if self.tracing is not None:
-            for item in batch:
-                if item.sending is not None:
-                    item.sending.happened("sent")
+        body = _body(batch)
+        if not frame_id:
+            _told(batch)
         loop = asyncio.get_running_loop()
         pause = 0.02
         missing: float | None = None  # since when the server says that there is no mailbox
@@ -276,11 +351,13 @@ class Producer:
 
     async def close(self) -> None:
         """Stop; what was not sent yet ends with Unreachable, what is under way with OutcomeUnknown."""
+        self._closed = True
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for lane in self._lanes.values():
-            _end(lane.alone.values(), OutcomeUnknown("closed before the store said whether it has the message"))
+            for sent in (lane.under_way or (), lane.alone.values()):
+                _end(sent, OutcomeUnknown("closed before the store said whether it has the message"))
             _end(lane.waiting, Unreachable("the connection was closed before the message was stored"))
 
 
@@ -292,6 +369,17 @@ def msgid_text(producer: str, topic: str, target: str, user_id: str) -> bytes:
 
 def _short_hash(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()[:32]
+
+
+def _body(batch: list[_Waiting]) -> bytes:
+    return frame_body([packed for item in batch for packed in item.packed])
+
+
+def _told(batch: list[_Waiting]) -> None:
+    """Note in the spans of these messages that they are sent."""
+    for item in batch:
+        if item.sending is not None:
+            item.sending.happened("sent")
 
 
 def _stored(batch: list[_Waiting], accepted: Accepted) -> None:

@@ -65,6 +65,8 @@ class MemoryServer:
         self.streams: dict[str, MemoryStream] = {}
         self._stream_of: dict[str, MemoryStream] = {}
         self._exact: dict[str, list[Listening]] = {}
+        self._under: dict[str, list[Listening]] = {}
+        """Those of a pattern like "a.b.*", by what is before the star: every caller has one for its replies."""
         self._patterns: list[Listening] = []
         self._inboxes = 0
 
@@ -123,25 +125,27 @@ class MemoryServer:
     def listen(self, client: MemoryStore, pattern: str, heard: Callable[[Signal], None]) -> Listening:
         """Add a listener."""
         listening = Listening(self, client, pattern, heard)
-        if is_filter(pattern):
-            self._patterns.append(listening)
-        else:
-            self._exact.setdefault(pattern, []).append(listening)
+        self._row(pattern).append(listening)
         return listening
+
+    def _row(self, pattern: str) -> list[Listening]:
+        if not is_filter(pattern):
+            return self._exact.setdefault(pattern, [])
+        under = pattern.removesuffix(".*")
+        return self._patterns if is_filter(under) else self._under.setdefault(under, [])
 
     def unlisten(self, listening: Listening) -> None:
         """Remove a listener that is there."""
-        if is_filter(listening.pattern):
-            self._patterns.remove(listening)
-            return
-        there = self._exact[listening.pattern]
-        there.remove(listening)
-        if not there:
-            del self._exact[listening.pattern]
+        pattern = listening.pattern
+        self._row(pattern).remove(listening)
+        for rows, key in ((self._exact, pattern), (self._under, pattern.removesuffix(".*"))):
+            if key in rows and not rows[key]:
+                del rows[key]
 
     def listeners(self, subject: str) -> Iterable[Listening]:
         """Those who would hear a message now."""
-        found = [one for one in self._exact.get(subject, ()) if one.client.connected_since is not None]
+        rows = (*self._exact.get(subject, ()), *self._under.get(subject.rpartition(".")[0], ()))
+        found = [one for one in rows if one.client.connected_since is not None]
         return found + [
             one for one in self._patterns if one.client.connected_since is not None and matches(one.pattern, subject)
         ]
