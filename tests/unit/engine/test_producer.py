@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Awaitable
 
 import pytest
 from starling.adapters.memory import MemoryServer, Trip, Weather
+from starling.adapters.memory.store import MemoryStore
 from starling.core import limits
 from starling.core.envelope import Envelope, open_frame
 from starling.core.ids import AgentId, PoolName, ShardId
@@ -14,7 +16,7 @@ from starling.core.names import MESSAGE_ID, Inlet, Lane, MeshNames, Origin
 from starling.core.routes import PoolRoute, Target
 from starling.engine.producer import Accepted, Producer
 from starling.errors import MailboxFull, OutcomeUnknown, UnknownPool, Unreachable
-from starling.ports.store import Message, Store
+from starling.ports.store import Answer, Expect, Headers, Message, Store
 from starling.provision import PoolStreams, shard_streams
 
 POOL = PoolName("p")
@@ -207,3 +209,58 @@ async def test_closing_ends_what_is_under_way_as_unknown_and_what_waits_as_not_s
         under_way.result()
     with pytest.raises(Unreachable, match="was closed before the message was stored"):
         waiting.result()
+
+
+async def test_a_message_is_sent_by_its_put_and_what_comes_before_the_answer_shares_the_next_frame() -> None:
+    world = World()
+    await world.mailbox()
+    first = world.put(1)
+    assert await world.numbers() == [1]
+    last = [world.put(number) for number in range(2, 6)][-1]
+    assert await last == Accepted(2, duplicate=False)
+    assert first.result() == Accepted(1, duplicate=False)
+    assert [len(open_frame(frame.data)) for frame in await world.frames()] == [1, 4]
+    await world.producer.close()
+
+
+async def test_a_frame_without_ids_whose_answer_is_lost_is_stored_once_before_what_came_meanwhile() -> None:
+    world = World(Losing(2))
+    await world.mailbox()
+    clock = Clock()
+    futures = [world.put(number) for number in range(4)]
+    await clock.until(futures[-1])
+    assert [future.result().sequence for future in futures] == [1, 2, 2, 2]
+    assert await world.numbers() == [0, 1, 2, 3]
+    await world.producer.close()
+
+
+async def test_closing_ends_a_frame_that_was_sent_without_a_task_as_unknown() -> None:
+    world = World(Losing(1000))
+    await world.mailbox()
+    under_way, waiting = world.put(1), world.put(2)
+    await world.producer.close()
+    with pytest.raises(OutcomeUnknown, match="closed before"):
+        under_way.result()
+    with pytest.raises(Unreachable, match="was closed before the message was stored"):
+        waiting.result()
+
+
+class Slow(MemoryStore):
+    """Takes a message only after a wait."""
+
+    async def publish(
+        self, subject: str, data: bytes, headers: Headers | None = None, expect: Expect | None = None
+    ) -> Awaitable[Answer]:
+        await asyncio.sleep(0.001)
+        return await super().publish(subject, data, headers, expect)
+
+
+async def test_a_store_that_has_no_room_at_once_gets_the_message_when_it_has() -> None:
+    world = World()
+    await world.mailbox()
+    slow = Producer(Slow(world.server, "slow", asyncio.get_running_loop()), "m", "slow", random.Random(1))
+    world.producer = slow
+    async with asyncio.timeout(5):
+        assert [(await future).sequence for future in [world.put(1), world.put(2)]] == [1, 2]
+    assert await world.numbers() == [1, 2]
+    await slow.close()
