@@ -55,9 +55,8 @@ async def test_two_servers_never_run_on_the_same_data(tmp_path: Path) -> None:
     await server.start()
     with pytest.raises(Unreachable, match=f"another nats-server runs on {tmp_path}"):
         await second.start()
-    assert second.pid is None
     await server.kill()
-    await second.start()
+    await second.start()  # whoever was refused holds nothing that keeps it from starting later
     assert second.pid is not None
     await second.stop()
 
