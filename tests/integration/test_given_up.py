@@ -100,6 +100,7 @@ async def test_bytes_that_are_no_frame_become_a_dead_letter_and_what_follows_is_
     assert "wire version 99 is newer" in letters[1].text
 
 
+@pytest.mark.row("RT-28", part="the pod killed in each attempt: dead letter with that count")
 async def test_a_message_that_kills_the_process_ends_in_the_dead_letters_and_others_are_handled(
     cluster: Cluster,
 ) -> None:
@@ -123,6 +124,7 @@ async def test_a_message_that_kills_the_process_ends_in_the_dead_letters_and_oth
         record: Record = await mesh.call(AgentId("recorder", "k"), Tell(), timeout=60)
     assert letter.envelope is not None
     assert letter.envelope.id == "deadly-1"
+    assert letter.attempts == 2
     assert ends >= 2
     assert (record.count, record.wrong) == (20, [])
     assert pod.process.poll() is None

@@ -206,3 +206,33 @@ async def test_nothing_is_registered_while_it_runs() -> None:
 def test_a_wrong_option_names_the_field(wrong: str) -> None:
     with pytest.raises(SpecError, match="before_start"):
         starling.local(before_start=wrong)  # type: ignore[arg-type]
+
+
+class NeverCloses(Agent[Bird], type="local_never_closes"):
+    """What it opened does not close."""
+
+    @starling.event
+    async def seen(self, message: Sighting) -> None:
+        self.state.seen += 1
+
+    @starling.rpc
+    async def ask(self, message: AskBird) -> int:
+        return self.state.seen
+
+    async def on_close(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.row("RT-37", part="a close that hangs ends at its limit, and nothing is lost", completes=True)
+async def test_a_close_that_hangs_keeps_no_runtime_from_stopping_and_loses_nothing() -> None:
+    runtime = starling.local(NeverCloses)
+    agent = AgentId("local_never_closes", "k")
+    async with asyncio.timeout(30):
+        await runtime.start()
+        await runtime.send(agent, Sighting("roof"))
+        assert await runtime.call(agent, AskBird("?")) == 1
+        await runtime.stop()
+        assert runtime.state == "stopped"
+        await runtime.start()
+        assert await runtime.call(agent, AskBird("?")) == 1
+        await runtime.stop()

@@ -290,3 +290,30 @@ async def test_a_requests_lines_share_an_id_without_an_sdk(lines: Lines) -> None
     found = await logged(lines)
     assert found.keys() == {"order taken", "writing", "printing", "message handled"}
     assert len(set().union(*found.values())) == 1
+
+
+@pytest.mark.row("RT-15", part="look-up by the id finds the message's trace and its dead letter", completes=True)
+async def test_a_message_id_finds_its_trace_its_log_line_and_its_dead_letter(
+    exporter: InMemorySpanExporter, lines: Lines
+) -> None:
+    once, target = RetryPolicy(attempts=1), AgentId("traced_press", "k")
+    async with starling.testing.mesh(TracedPress, retry=once) as mesh:
+        await mesh.send(target, Page("JAM"), id="order-7")
+        await mesh.send(target, Page("fine"), id="order-8")
+        await mesh.idle()
+        found = [letter.envelope for letter in await mesh.dead_letters() if letter.envelope is not None]
+    spans = exporter.get_finished_spans()
+    traces = {
+        message_id: {
+            span.context.trace_id
+            for span in spans
+            if span.context is not None and (span.attributes or {}).get("starling.message_id") == message_id
+        }
+        for message_id in ("order-7", "order-8")
+    }
+    assert [envelope.id for envelope in found] == ["order-7"]
+    (bad,), (good,) = traces["order-7"], traces["order-8"]
+    assert bad != good
+    assert f"{bad:032x}" in found[0].trace
+    named = [record for record in lines.records if getattr(record, "message_id", "") == "order-7"]
+    assert {getattr(record, "trace_id", "") for record in named} == {f"{bad:032x}"}

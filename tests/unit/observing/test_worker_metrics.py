@@ -149,6 +149,23 @@ async def test_a_load_changes_every_figure() -> None:
     assert after["coins_total"] == 5
 
 
+@pytest.mark.row("RT-28", part="metrics of tries, retries and failures equal the faults", completes=True)
+async def test_tries_retries_and_failures_are_counted_as_they_were_injected() -> None:
+    async with starling.testing.mesh(MetricPurse, retry=RetryPolicy(attempts=4, initial=0.01)) as mesh:
+        before = scrape(mesh)
+        for n in range(3):
+            await mesh.send(AgentId("metric_purse", f"owner-{n}"), Coin(-1))
+            await mesh.send(AgentId("metric_purse", f"other-{n}"), Coin(1))
+        await mesh.idle()
+        after = scrape(mesh)
+        assert [letter.attempts for letter in await mesh.dead_letters()] == [4, 4, 4]
+    grown = {name: after[name] - before.get(name, 0.0) for name in after}
+    assert grown["starling_turns_total"] == 3 * 4 + 3
+    assert grown["starling_turns_total ok"] == 3
+    assert grown["starling_turns_total retry"] == 3 * 3
+    assert grown["starling_turns_total dead"] == grown["starling_dead_letters_total"] == 3
+
+
 @pytest.mark.row("CP-16", part="lag, oldest age, due records and calls change as expected")
 async def test_what_waits_is_seen_while_it_waits() -> None:
     gate.clear()
