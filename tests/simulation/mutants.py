@@ -38,9 +38,12 @@ from starling.engine.table import Table
 from starling.engine.turn import Turn
 from starling.engine.turns import Turns
 from starling.node.ownership import Ownership
+from starling_operator.plan.decide import _is_empty, _usable
 
+from .control import ControlWorld
 from .edits import DoesNotApply, all_of, edited
-from .runner import Result, run_many
+from .runner import Result, run_many, world_of
+from .world import World
 
 MOST_SEEDS = 600
 _TESTS = (Path(__file__).with_name("test_holes.py"), Path(__file__).parents[1] / "unit/core/test_replay.py")
@@ -57,13 +60,15 @@ _HASH = (
 class Mutant(NamedTuple):
     """One seeded mistake.
 
-    rule: of the model, or of the design; test: a part of the name of tests, where seeds catch it too rarely.
+    rule: of the model, or of the design; test: a part of the name of tests, where seeds catch it too rarely; world: the
+    only kind of world to try it in.
     """
 
     name: str
     rule: str
     change: Callable[[], AbstractContextManager[None]]
     test: str = ""
+    world: type[World] | None = None
 
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -407,6 +412,25 @@ MUTANTS: tuple[Mutant, ...] = (
         "section 6",
         lambda: edited(Ownership._may_matter, ("or not self._routes.heard.is_set()", "")),
     ),
+    # -- the operator
+    Mutant(
+        "a pod goes without having said that it owns nothing",
+        "section 7",
+        lambda: edited(_is_empty, ("return not pod.member.shards and", "return True or")),
+        world=ControlWorld,
+    ),
+    Mutant(
+        "a report from before the map counts",
+        "section 7",
+        lambda: edited(_is_empty, (" and pod.member.map_rev >= current.rev", "")),
+        world=ControlWorld,
+    ),
+    Mutant(
+        "the shards of a lost pod stay where they are",
+        "section 7",
+        lambda: edited(_usable, ("if not lost and (", "if True and (")),
+        world=ControlWorld,
+    ),
     # -- the rest
     Mutant("the hash of an agent is Python's own", "section 3", lambda: edited(ids.shard_of, _HASH)),
     Mutant(
@@ -444,7 +468,7 @@ def _run(mutant: Mutant, seeds: int, workers: int) -> bool:
         with mutant.change():
             if mutant.test:
                 return _fails(mutant)
-            found, count = first_failure(seeds, workers)
+            found, count = first_failure(seeds, workers, mutant.world)
     except DoesNotApply as error:
         print(f"NOT APPLIED  {mutant.name} ({mutant.rule}): {error}", flush=True)
         return False
@@ -467,10 +491,11 @@ def _fails(mutant: Mutant) -> bool:
     return is_caught
 
 
-def first_failure(seeds: int, workers: int) -> tuple[Result | None, int]:
+def first_failure(seeds: int, workers: int, world: type[World] | None) -> tuple[Result | None, int]:
     """Return the first result with a problem, if any, and how many seeds were run."""
     count = 0
-    for result in run_many(range(seeds), workers=workers):
+    chosen = [seed for seed in range(seeds * (1 if world is None else 5)) if world in (None, world_of(seed))]
+    for result in run_many(chosen, workers=workers):
         count += 1
         if result.problems:
             return result, count

@@ -38,7 +38,7 @@ class Pod:
             self.worker = Worker(
                 self.store,
                 settings,
-                Identity(name, start, "v1"),
+                Identity(name, start, world.version),
                 drain_seconds=world.drain_seconds,
                 memory=lambda: None,  # this machine's memory is no part of the world
             )
@@ -88,6 +88,8 @@ class PodWorld(World):
     """Pods of two pools, an operator, and what befalls them."""
 
     drain_seconds = 3.0
+    version = "v1"
+    """Of the next pod that starts."""
 
     async def begin(self) -> None:
         self._revisions: dict[PoolName, int] = {}

@@ -15,6 +15,7 @@ from unittest.mock import patch
 from starling.core import due, limits
 from starling.engine import commit, janitor, table
 
+from .control import ControlWorld
 from .loop import Stuck, VirtualLoop, run
 from .pods import PodWorld
 from .shards import ShardWorld
@@ -57,8 +58,10 @@ def run_seed(seed: int, *, trace: bool = False) -> Result:
 
 
 def world_of(seed: int) -> type[World]:
-    """Which kind of world a seed is: every fifth has real workers."""
-    return PodWorld if seed % 5 == 4 else ShardWorld
+    """Which kind of world a seed is: every fifth has real workers, every other one of these the real operator."""
+    if seed % 5 != 4:
+        return ShardWorld
+    return ControlWorld if seed % 10 == 9 else PodWorld
 
 
 @contextmanager

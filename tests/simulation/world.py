@@ -59,6 +59,9 @@ class World:
     problems: what went wrong so far.
     """
 
+    mailbox_limits: tuple[int, ...] = (2, 5)
+    """Small ones, which some pools have."""
+
     def __init__(self, seed: int, loop: VirtualLoop, trace: Callable[[str], None] | None) -> None:
         self.seed = seed
         self.loop = loop
@@ -121,7 +124,7 @@ class World:
                 PoolName(name),
                 shards=self.chance.choice((1, 2)),
                 dedupe_window=limits.DEDUPE_WINDOW,
-                mailbox_limit=self.chance.choice((2, 5, *[limits.MAILBOX_LIMIT] * 6)),
+                mailbox_limit=self.chance.choice((*self.mailbox_limits, *[limits.MAILBOX_LIMIT] * 6)),
             )
             incarnation = await provision_pool(admin, MESH, spec, known=None, chance=self.chance)
             self.pools[spec.pool] = Pool(spec.pool, agent_type, spec.shards, incarnation, spec.dedupe_window)
