@@ -111,3 +111,12 @@ def test_a_block_is_read_with_its_line_its_file_and_its_commands(tmp_path: Path)
     assert shell.commands == ["make test", "helm install a b"]
     assert (file.file, file.text) == ("a/b.yaml", "x: 1\n")
     assert list(links(page)) == ["b.md"]
+
+
+@pytest.mark.row("RT-84", part="rates of all three ways are printed; what can be lost is documented", completes=True)
+def test_the_pages_give_the_rates_of_all_ways_to_ask_and_say_what_can_be_lost() -> None:
+    figures = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for way in ("Starling, durability none", "Starling, query", "Starling, committed"):
+        assert re.search(rf"^\| {re.escape(way)}[^|]*\| [\d,]+ \(", figures, re.MULTILINE), way
+    promises = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    assert re.search(r'durability="none".*its state, and a reply, can be lost', promises)

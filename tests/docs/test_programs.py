@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import starling.errors
 from starling_operator.dev.manifests import read
 
@@ -92,6 +93,7 @@ def free_port() -> int:
         return port
 
 
+@pytest.mark.row("RT-93")
 def test_the_first_program_has_twenty_lines_and_prints_what_the_page_says(tmp_path: Path) -> None:
     program, command, printed = steps("docs/first-program.md")
     write(program, tmp_path)

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -28,6 +30,7 @@ def test_a_killed_worker_loses_nothing_in_the_fault_suite(tmp_path: Path) -> Non
     assert row["recovery_seconds"] > 0
 
 
+@pytest.mark.row("RT-89", part="the short form runs with the tests, and its figures say where they were taken")
 def test_a_benchmark_writes_its_figures_and_where_they_were_taken(tmp_path: Path) -> None:
     value = run("benchmarks", "--quick", "--only", "bodies", result=tmp_path / "bench.json")
 

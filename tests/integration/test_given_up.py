@@ -84,6 +84,7 @@ async def test_a_type_that_nobody_has_registered_is_a_dead_letter_with_its_name(
     assert "os.system" in letter.text
 
 
+@pytest.mark.row("RT-11", part="an unknown version is refused by name", completes=True)
 async def test_bytes_that_are_no_frame_become_a_dead_letter_and_what_follows_is_handled(cluster: Cluster) -> None:
     pool = await cluster.pool()
     await pool.map("w-0")

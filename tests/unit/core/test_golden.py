@@ -213,6 +213,7 @@ def test_a_due_records_body_still_decodes(data: str, body: DueBody) -> None:
     assert DueBody.decode(bytes.fromhex(data)) == body
 
 
+@pytest.mark.row("RT-11", part="an older one is accepted")
 def test_a_frame_of_the_first_version_still_opens() -> None:
     assert [Envelope.from_map(value) for value in open_frame(FRAME_BYTES)] == ENVELOPES
 
