@@ -44,6 +44,7 @@ ROWS: Final[Mapping[str, Row]] = {
     "cluster-leader-killed": servers.leader_killed,
     "cluster-follower-killed": servers.follower_killed,
     "cluster-leader-frozen": servers.leader_frozen,
+    "cluster-follower-frozen": servers.follower_frozen,
     "cluster-restarted": servers.all_restarted,
     "storage-full": servers.storage_full,
     "mailbox-full": servers.mailbox_full,

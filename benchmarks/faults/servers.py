@@ -49,8 +49,7 @@ async def leader_killed(folder: Path, report: Report) -> None:
 async def follower_killed(folder: Path, report: Report) -> None:
     """Three servers: one that does not lead the journal of shard 0 gets SIGKILL."""
     async with trial(folder, report, servers=3, per_second=150) as it:
-        leading = await leader(it)
-        await _killed(it, report, next(server for server in it.mesh.servers if server is not leading))
+        await _killed(it, report, await follower(it))
 
 
 async def _killed(it: Trial, report: Report, server: EmbeddedServer) -> None:
@@ -68,16 +67,25 @@ async def leader_frozen(folder: Path, report: Report) -> None:
     How soon the others notice is theirs to decide (the servers' ping_interval), so that recovery may wait for the thaw.
     """
     async with trial(folder, report, servers=3, per_second=150) as it:
-        server = await leader(it)
-        since = it.now
-        async with asyncio.TaskGroup() as tasks:
-            server.pause()
-            try:
-                tasks.create_task(it.recovered(since))
-                await asyncio.sleep(15)
-            finally:
-                server.resume()
-        await asyncio.sleep(2)
+        await _frozen(it, await leader(it))
+
+
+async def follower_frozen(folder: Path, report: Report) -> None:
+    """Three servers: one that does not lead the journal of shard 0 stands still for 15 seconds."""
+    async with trial(folder, report, servers=3, per_second=150) as it:
+        await _frozen(it, await follower(it))
+
+
+async def _frozen(it: Trial, server: EmbeddedServer) -> None:
+    since = it.now
+    async with asyncio.TaskGroup() as tasks:
+        server.pause()
+        try:
+            tasks.create_task(it.recovered(since))
+            await asyncio.sleep(15)
+        finally:
+            server.resume()
+    await asyncio.sleep(2)
 
 
 async def all_restarted(folder: Path, report: Report) -> None:
@@ -88,6 +96,12 @@ async def all_restarted(folder: Path, report: Report) -> None:
         await asyncio.sleep(1)
         await asyncio.gather(*(server.start() for server in it.mesh.servers))
         await it.recovered(since)
+
+
+async def follower(it: Trial) -> EmbeddedServer:
+    """A server that does not lead the journal of shard 0."""
+    leading = await leader(it)
+    return next(server for server in it.mesh.servers if server is not leading)
 
 
 async def leader(it: Trial, shard: int = 0) -> EmbeddedServer:

@@ -164,16 +164,17 @@ async def without_control_plane(folder: Path, report: Report) -> None:
 
 
 async def clock_jumps(folder: Path, report: Report) -> None:
-    """The wall clock of both workers jumps an hour ahead, then two back."""
+    """The wall clocks of both workers jump an hour ahead, then two back, then apart, to three hours between them."""
+    ahead, back = signal.SIGUSR1, signal.SIGUSR2
     clock = str(Path(__file__).parent / "clock")
     async with trial(folder, report, extra=lambda pod: {"PYTHONPATH": clock}) as it:
-        for number in (signal.SIGUSR1, signal.SIGUSR2):
+        for jumps in ((ahead, ahead), (back, back), (ahead, back)):
             since = it.now
-            for pod in it.mesh.names():
-                it.mesh.kill(pod, number)
+            for pod, jump in zip(it.mesh.names(), jumps, strict=True):
+                it.mesh.kill(pod, jump)
             await asyncio.sleep(1)
             await it.recovered(since + 1)
-        report.facts["jumps"] = "+3600 s, -7200 s"
+        report.facts["jumps"] = "+3600 s, -7200 s, +3600 s and -7200 s"
 
 
 async def everything_restarted(folder: Path, report: Report) -> None:
