@@ -147,6 +147,27 @@ async def test_a_question_under_way_ends_when_the_connection_is_cut(
     assert loop.time() - started < limits.STORE_TIMEOUT / 2
 
 
+@pytest.mark.parametrize("patient", [True, False])
+async def test_an_interest_that_the_server_confirms_too_late_does_not_make_the_connection_deaf(
+    private_nats: EmbeddedServer, store: NatsStore, patient: bool
+) -> None:
+    since = await _connected(store)
+    private_nats.pause()
+    listening = asyncio.ensure_future(store.listen("s.late", lambda signal: None))
+    if patient:
+        with pytest.raises(Unreachable, match="could not subscribe"):
+            await listening
+    else:
+        await asyncio.sleep(0.2)  # it is on its way; the server stands still
+        assert not listening.done()
+        listening.cancel()
+    private_nats.resume()
+    async with asyncio.timeout(connection.PING_INTERVAL / 2):  # far less than pings need to find a deaf one
+        for number in range(20):
+            assert isinstance(await (await store.publish("s.a", b"")), Stored), number
+    assert store.connected_since == since
+
+
 async def test_a_reader_goes_on_where_it_was_over_restarts(private_nats: EmbeddedServer, store: NatsStore) -> None:
     reader = await store.reader("s", "s.a", after=0)
     got: list[int] = []

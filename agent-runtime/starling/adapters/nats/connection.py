@@ -31,6 +31,7 @@ RECONNECT_WAIT: Final = 0.25
 CONNECT_TIMEOUT: Final = 2
 _LOOK_INTERVAL: Final = 0.25
 _CANCELS: Final = 10
+_FOREVER: Final = 86_400
 _MAX_UNSENT: Final = limits.MIB
 _LIBRARY_ERRORS: Final = (OSError, nats_errors.Error, TimeoutError)
 
@@ -61,6 +62,8 @@ class Connection:
         self._credentials = credentials
         self._client = Client()
         self._subscriptions: set[Subscribed] = set()
+        self._flushes: dict[Client, set[asyncio.Task[None]]] = {}
+        """Those under way, by client."""
         self._watching: asyncio.Task[None] | None = None
         self._look = asyncio.Event()
         self._since: float | None = None
@@ -85,7 +88,7 @@ class Connection:
             watching.cancel()
             await asyncio.wait({watching})
         self._lost()
-        await _retire(self._client, self._subscriptions)
+        await self._retire(self._client, self._subscriptions)
         self._subscriptions.clear()
 
     @property
@@ -135,7 +138,7 @@ class Connection:
         self._subscriptions.add(subscribed)
         try:
             subscribed.current = await self._client.subscribe(subject, cb=heard)
-            await _settle(self._client)
+            await self._settle(self._client)
         except _LIBRARY_ERRORS as error:
             await self.forget(subscribed)
             raise Unreachable(f"could not subscribe to {subject}: {error}") from error
@@ -166,7 +169,7 @@ class Connection:
             log.warning("connection to NATS lost", extra={"problem": self._problem})
             old = self._client
             self._lost()
-            await _retire(old, self._subscriptions)
+            await self._retire(old, self._subscriptions)
             await self._connect()
             log.info("connected to NATS again", extra={"life": self.life})
 
@@ -190,9 +193,9 @@ class Connection:
                 self._problem = str(error) or type(error).__name__
                 log.debug("no connection to NATS", extra={"problem": self._problem})
             except asyncio.CancelledError:
-                await _retire(client, ())
+                await self._retire(client, ())
                 raise
-            await _retire(client, self._subscriptions)
+            await self._retire(client, self._subscriptions)
             await asyncio.sleep(RECONNECT_WAIT * random.uniform(0.5, 1.5))
         self._client = client
         self.life += 1
@@ -218,7 +221,30 @@ class Connection:
         )
         for subscribed in tuple(self._subscriptions):
             subscribed.current = await client.subscribe(subscribed.subject, cb=subscribed.heard)
-        await _settle(client)
+        await self._settle(client)
+
+    async def _settle(self, client: Client) -> None:
+        """Wait until the server has seen what was sent so far. Raises TimeoutError.
+
+        In a task of its own, which ends by itself or with the client: a pong that finds its flush cancelled or timed
+        out ends nats-py's read loop without a word, and the process is deaf until pings have failed, 12 s later.
+        """
+        flush = asyncio.get_running_loop().create_task(_flush_twice(client), name="flush")
+        flushes = self._flushes.setdefault(client, set())
+        flushes.add(flush)
+        flush.add_done_callback(flushes.discard)
+        done, _ = await asyncio.wait({flush}, timeout=CONNECT_TIMEOUT)
+        if not done:
+            raise TimeoutError("the server has not seen it in time")
+        flush.result()
+
+    async def _retire(self, client: Client, subscriptions: set[Subscribed] | tuple[()]) -> None:
+        """Close a client for good, whatever state it is in, within a second."""
+        await _retire(client, subscriptions)
+        flushes = self._flushes.pop(client, set())
+        for flush in flushes:
+            flush.cancel()
+        await asyncio.gather(*flushes, return_exceptions=True)
 
     async def _noticed(self, error: Exception) -> None:
         self._problem = str(error) or type(error).__name__
@@ -233,13 +259,10 @@ class Connection:
         self._look.set()
 
 
-async def _settle(client: Client) -> None:
-    """Wait until the server has seen what was sent so far.
-
-    Twice, since nats-py's ping overtakes what its flusher has not written yet; after the first it has.
-    """
-    await client.flush(timeout=CONNECT_TIMEOUT)
-    await client.flush(timeout=CONNECT_TIMEOUT)
+async def _flush_twice(client: Client) -> None:
+    """Twice, since nats-py's ping overtakes what its flusher has not written yet; after the first it has."""
+    await client.flush(timeout=_FOREVER)
+    await client.flush(timeout=_FOREVER)
 
 
 async def _unsubscribe(subscribed: Subscribed) -> None:
