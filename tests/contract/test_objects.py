@@ -86,6 +86,30 @@ async def test_bytes_that_are_not_those_of_the_reference_are_damaged(objects: Ob
         await objects.get(name)
 
 
+async def test_a_shared_object_goes_when_the_last_of_those_that_share_it_is_done(objects: Objects) -> None:
+    name = reference(b"shared")._replace(share=3)
+    await objects.put(name, b"shared")
+    for who in ("one", "two", "two", "one"):
+        await objects.done(name, who)
+    assert await objects.get(name) == b"shared"
+    await objects.done(name, "three")
+    assert await objects.names(POOL) == []
+
+
+async def test_touching_an_old_object_makes_it_young_and_changes_nothing(objects: Objects) -> None:
+    name = reference(b"data")
+    await objects.put(name, b"data", key="k")
+    (before,) = await objects.described(POOL)
+    await objects.touch(POOL, name.name, older_than=before.time - 1)
+    assert await objects.described(POOL) == [before]
+    await objects.touch(POOL, name.name, older_than=before.time + 1)
+    (after,) = await objects.described(POOL)
+    assert after[:2] == before[:2] == (name.name, "k")
+    assert await objects.get(name) == b"data"
+    await objects.touch(POOL, "gone", older_than=after.time + 1)
+    assert await objects.names(POOL) == [name.name]
+
+
 async def test_a_pool_without_a_store_says_so(world: World, store: Store) -> None:
     elsewhere = Objects(store, world.name("nowhere"))
     with pytest.raises(UnknownPool, match="is the pool applied"):

@@ -5,8 +5,8 @@
 - A cell's object goes when the table has acknowledged the cell's successor.
 - A message that became a dead letter, or waits as a due record, keeps its object.
 
-An object that was put and never named, or whose end was not told because the process died in between, is an orphan: it
-takes room and does no harm, since no name is used twice.
+An object that was put and never named, or whose end was not told because the process died in between, is an orphan:
+`starling.engine.sweep` finds it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class LargeValues:
             await self.remove()
 
     async def remove(self) -> None:
-        """Remove what is needed no more; what fails stays as an orphan."""
+        """Remove what is needed no more; what fails is left to the sweep."""
         while self._done or self._overlay.gone:
             try:
                 if self._done:

@@ -10,7 +10,7 @@ import base64
 import json
 import logging
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from starling.core import limits
 from starling.core.ids import PoolName
@@ -27,7 +27,7 @@ from starling.core.names import (
 from starling.core.reference import Reference
 from starling.core.reply import Reply
 from starling.errors import ObjectLost, UnknownPool, Unreachable
-from starling.ports.store import Message, Refused, Store, Stored
+from starling.ports.store import Expect, Message, Refused, Store, Stored
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,15 @@ TRIES: Final = 5
 LOOKS: Final = 12
 """How often a replica that lags is asked again before an object counts as lost: for about five seconds."""
 _ALL: Final = 1 << 62
+_AT_ONCE: Final = 500
+
+
+class Described(NamedTuple):
+    """What is known of an object. time: when it was put, or last said to be needed; key: of the cell that it is."""
+
+    name: str
+    key: str
+    time: float
 
 
 class Objects:
@@ -170,6 +179,46 @@ class Objects:
             raise UnknownPool(f"there is no object store {bucket}")
         found = (described_object(bucket, subject) for subject in info.subjects)
         return [name for name in found if name is not None]
+
+    async def described(self, pool: PoolName) -> list[Described]:
+        """Return all objects of a pool, in no order. Raises Unreachable, UnknownPool."""
+        bucket = self._bucket(pool)
+        names = await self.names(pool)
+        found: list[Described] = []
+        for start in range(0, len(names), _AT_ONCE):
+            subjects = [object_description(bucket, name) for name in names[start : start + _AT_ONCE]]
+            answer = await self._store.last_values(object_stream(bucket), subjects)
+            for message in answer.found.values():
+                value = _parsed(message)
+                found.append(Described(value["name"], value["metadata"].get("key", ""), message.time))
+        return found
+
+    async def touch(self, pool: PoolName, name: str, *, older_than: float) -> None:
+        """Say that an object is still needed, unless that was said after `older_than` (seconds since 1970)."""
+        bucket = self._bucket(pool)
+        stream, subject = object_stream(bucket), object_description(bucket, name)
+        found = await self._store.last(stream, subject)
+        if found is None or found.time >= older_than:
+            return
+        answer = await (await self._store.publish(subject, found.data, expect=Expect(found.sequence)))
+        if isinstance(answer, Stored):
+            await self._store.purge(stream, subject, below=answer.sequence)
+
+    async def remove_unfinished(self, pool: PoolName, prefix: str, *, older_than: float) -> None:
+        """Remove the chunks of objects that were never finished, and whose names start so."""
+        bucket = self._bucket(pool)
+        stream = object_stream(bucket)
+        info = await self._store.stream_info(stream)
+        subjects = () if info is None else tuple(info.subjects)
+        finished = {described_object(bucket, subject) for subject in subjects}
+        for subject in subjects:
+            nuid = subject.rpartition(".")[2]
+            if subject != object_chunks(bucket, nuid) or not nuid.startswith(prefix):
+                continue
+            if nuid.rpartition("-")[0] not in finished:
+                last = await self._store.last(stream, subject)
+                if last is not None and last.time < older_than:
+                    await self._store.purge(stream, subject, below=_ALL)
 
     def _bucket(self, pool: PoolName) -> str:
         return self._names.pool(pool).objects

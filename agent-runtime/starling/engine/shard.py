@@ -35,6 +35,7 @@ from starling.engine.queries import Queries
 from starling.engine.repairs import CELLS, REPAIR, Repairs
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import Owner, PoolSettings, ShardStats
+from starling.engine.sweep import Sweep
 from starling.engine.table import Table
 from starling.engine.turns import Turns
 from starling.engine.work import Outcome, Work
@@ -148,6 +149,17 @@ class OwnedShard:
             large=self._large,
             stats=self.stats,
         )
+        self._sweep = Sweep(
+            store,
+            settings,
+            shard,
+            objects,
+            outbox=self._outbox,
+            due=self._due,
+            table=self.table,
+            overlay=self._overlay,
+            floors=lambda: self._committer.committed_floors,
+        )
         self._committer.on_due = self._agenda.committed
         self._janitor = Janitor(
             store,
@@ -246,6 +258,7 @@ class OwnedShard:
                         ("due records", self._agenda.run()),
                         ("purge", self._janitor.run()),
                         ("large objects", self._large.run()),
+                        ("sweep", self._sweep.run()),
                     )
                 ]
                 self.serving.set()
