@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -10,6 +11,10 @@ from typing import ClassVar
 import pytest
 import starling.testing
 from starling import Agent, AgentId, Context, event, message, rpc
+from starling.core import limits
+from starling.core.ids import PoolName, ShardId
+from starling.core.names import MeshNames
+from starling.core.record import Kind, Record
 from starling.core.retry import RetryPolicy
 from starling.errors import SpecError
 
@@ -67,6 +72,9 @@ class Planner(Agent[DueState], type="due_planner"):
         elif what == "fan":
             for number in range(int(order.seconds)):
                 ctx.send(AgentId("due_planner", f"{order.text}{number % 50}"), DueNote(f"{number}"))
+        elif what == "wide":
+            for number in range(int(order.seconds)):
+                ctx.send(AgentId("due_planner", f"{order.text}{number}"), DueNote(f"{number}"))
         elif what == "fail" and Planner.failures.get(order.text, 0) > 0:
             Planner.failures[order.text] -= 1
             raise ValueError(order.text)
@@ -240,6 +248,29 @@ async def test_a_large_fan_out_goes_out_in_pieces_in_order_and_once_over_crashes
             heard = await notes(mesh, AgentId("due_planner", f"fan{number}"))
             assert heard == [str(n) for n in range(number, 5000, 50)]
         assert await notes(mesh) == ["after"]
+
+
+@pytest.mark.row("RT-59", part="10,000 receivers, records below the limit, crashes in the middle", completes=True)
+async def test_ten_thousand_receivers_each_hear_once_by_records_below_the_limit_over_crashes() -> None:
+    receivers = 10_000
+    async with planners() as mesh:
+        await mesh.send(A, DueDo("wide", "w", receivers))
+        largest = crashes = 0
+        names = MeshNames("test").pool(PoolName("due-planner"))
+        async with asyncio.timeout(90):
+            while not mesh._is_idle() or not crashes:
+                await mesh.committed()
+                for shard in map(ShardId, range(2)):
+                    for one in await mesh._admin.page(names.journal(shard), names.journal_subject(shard), 1):
+                        largest = max(largest, len(one.data) if Record.decode(one.data).kind is Kind.COMMIT else 0)
+                if crashes < 3:
+                    await mesh.crash()
+                    crashes += 1
+        assert 0 < largest <= limits.MAX_COMMIT
+        for first in range(0, receivers, 500):
+            keys = [AgentId("due_planner", f"w{number}") for number in range(first, first + 500)]
+            heard = await asyncio.gather(*(mesh.call(key, DueAsk()) for key in keys))
+            assert heard == [[key.key.removeprefix("w")] for key in keys]
 
 
 @pytest.mark.parametrize(
