@@ -1,18 +1,23 @@
-"""The store under test, over memory and over a real NATS server."""
+"""The store under test: in memory, on a real NATS server, and on three with three replicas of everything."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
 from starling.adapters.memory import MemoryServer
 from starling.adapters.nats import EmbeddedServer, connect
+from starling.adapters.nats.server import binary, cluster
 from starling.core.names import bucket_stream
+from starling.errors import RetryLater, SpecError
 from starling.ports.store import Answer, Message, Reader, Store, StreamSpec
 
 Connector = Callable[[str], Awaitable[Store]]
+
+STARTED = 60.0
+"""Seconds within which three servers have chosen their leaders."""
 
 BOUND = 15.0
 """Seconds after which a fact that should come is taken to be missing."""
@@ -23,6 +28,7 @@ class World:
 
     def __init__(self, kind: str, connector: Connector) -> None:
         self.kind = kind
+        self.replicas = 3 if kind == "cluster" else 1
         self._connector = connector
         self._stores: list[Store] = []
         self._streams: list[str] = []
@@ -41,7 +47,7 @@ class World:
         """Make a stream and return its name and the first token of its subjects."""
         name = self.name(text)
         self._streams.append(name)
-        spec = StreamSpec(name=name, subjects=(f"{name}.>",), **limits)  # type: ignore[arg-type]
+        spec = StreamSpec(name=name, subjects=(f"{name}.>",), **{"replicas": self.replicas, **limits})
         assert await store.ensure_stream(spec)
         return name, name
 
@@ -49,7 +55,7 @@ class World:
         """Make a bucket and return its name and its stream's."""
         bucket = self.name("b")
         self._streams.append(bucket_stream(bucket))
-        await store.ensure_bucket(bucket, **limits)  # type: ignore[arg-type]
+        await store.ensure_bucket(bucket, replicas=self.replicas, **limits)  # type: ignore[arg-type]
         return bucket, bucket_stream(bucket)
 
     def remove_later(self, stream: str) -> None:
@@ -66,7 +72,38 @@ class World:
             await store.close()
 
 
-@pytest.fixture(params=["memory", "nats"])
+@pytest.fixture(scope="session")
+def nats_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
+    """One of three servers that all tests of the suite share."""
+    try:
+        binary()
+    except SpecError as error:
+        pytest.skip(str(error))
+    servers = cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        asyncio.run(_start(servers))
+        yield servers[0]
+    finally:
+        for server in servers:
+            asyncio.run(server.stop())
+
+
+async def _start(servers: list[EmbeddedServer]) -> None:
+    """Start them together, and wait until they make a stream of three replicas."""
+    await asyncio.gather(*(server.start() for server in servers))
+    store = await connect(servers[0].url, name="first")
+    spec = StreamSpec(name="first", subjects=("first",), replicas=3)
+    async with asyncio.timeout(STARTED):
+        while True:
+            try:
+                await store.ensure_stream(spec)
+                break
+            except RetryLater:
+                await asyncio.sleep(0.1)
+    await store.close()
+
+
+@pytest.fixture(params=["memory", "nats", "cluster"])
 def kind(request: pytest.FixtureRequest) -> str:
     chosen: str = request.param
     return chosen
@@ -74,7 +111,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def connector(kind: str, request: pytest.FixtureRequest) -> Connector:
-    return _memory() if kind == "memory" else _nats(request.getfixturevalue("nats_server"))
+    if kind == "memory":
+        return _memory()
+    return _nats(request.getfixturevalue("nats_server" if kind == "nats" else "nats_cluster"))
 
 
 @pytest.fixture

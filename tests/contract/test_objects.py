@@ -26,7 +26,7 @@ def reference(data: bytes) -> Reference:
 @pytest.fixture
 async def objects(world: World, store: Store) -> Objects:
     mesh = world.name("mesh")
-    spec = large_objects(PoolNames(mesh, POOL), PoolStreams(POOL))
+    spec = large_objects(PoolNames(mesh, POOL), PoolStreams(POOL, replicas=world.replicas))
     world.remove_later(spec.name)
     assert await store.ensure_stream(spec)
     return Objects(store, mesh)

@@ -241,7 +241,7 @@ async def test_info_tells_the_limits_of_the_stream(world: World, store: Store) -
     info = await store.stream_info(name)
     assert info is not None
     assert (info.max_messages, info.max_bytes, info.max_messages_per_subject) == (7, 100_000, 3)
-    assert (info.discard_new, info.duplicate_window, info.replicas) == (True, 9.0, 1)
+    assert (info.discard_new, info.duplicate_window, info.replicas) == (True, 9.0, world.replicas)
 
 
 async def test_a_stream_may_begin_at_a_later_sequence_and_keeps_on_from_there(world: World, store: Store) -> None:
