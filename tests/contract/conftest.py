@@ -47,7 +47,8 @@ class World:
         """Make a stream and return its name and the first token of its subjects."""
         name = self.name(text)
         self._streams.append(name)
-        spec = StreamSpec(name=name, subjects=(f"{name}.>",), **{"replicas": self.replicas, **limits})
+        given = {"replicas": self.replicas, **limits}
+        spec = StreamSpec(name=name, subjects=(f"{name}.>",), **given)  # type: ignore[arg-type]
         assert await store.ensure_stream(spec)
         return name, name
 
@@ -55,7 +56,7 @@ class World:
         """Make a bucket and return its name and its stream's."""
         bucket = self.name("b")
         self._streams.append(bucket_stream(bucket))
-        await store.ensure_bucket(bucket, replicas=self.replicas, **limits)  # type: ignore[arg-type]
+        await store.ensure_bucket(bucket, replicas=self.replicas, **limits)
         return bucket, bucket_stream(bucket)
 
     def remove_later(self, stream: str) -> None:
