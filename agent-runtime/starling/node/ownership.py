@@ -82,6 +82,7 @@ class Ownership:
         self._slots = {ShardId(n): _Slot(ShardId(n)) for n in range(settings.shards)}
         self.map = ShardMap(0)
         self._look = asyncio.Event()
+        self._comparing: set[asyncio.Task[None]] = set()
         self._draining = False
         self.takes = 0
         self.fenced = 0
@@ -170,7 +171,10 @@ class Ownership:
         slot.last = None
         running = slot.running
         if running is not None and slot.task is not None and _sequence(signal.data) > running.journal_last:
-            self._replaced(slot)
+            # anybody may say so: the journal decides
+            comparing = asyncio.get_running_loop().create_task(self._compare(slot), name=f"journal {slot.shard}")
+            self._comparing.add(comparing)
+            comparing.add_done_callback(self._comparing.discard)
         self.look()
 
     def _slot_of(self, signal: Signal) -> _Slot | None:
@@ -200,13 +204,17 @@ class Ownership:
         while True:
             await asyncio.sleep(limits.MEMBER_RENEWAL)
             for slot in self._slots.values():
-                if slot.running is None or slot.task is None:
-                    continue
-                try:
-                    if not await slot.running.is_current():
-                        self._replaced(slot)
-                except MeshError as error:
-                    log.debug("journal not compared", extra={"error": str(error)})
+                await self._compare(slot)
+
+    async def _compare(self, slot: _Slot) -> None:
+        running = slot.running
+        if running is None or slot.task is None:
+            return
+        try:
+            if not await running.is_current() and slot.running is running:
+                self._replaced(slot)
+        except MeshError as error:
+            log.debug("journal not compared", extra={"error": str(error)})
 
     # -- decisions
 

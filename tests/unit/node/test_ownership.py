@@ -372,6 +372,18 @@ async def test_a_shard_that_its_owner_dropped_goes_soon_to_the_pod_that_a_newer_
     assert (await world.last()).epoch == 2, "nobody took it again"
 
 
+async def test_a_message_that_says_the_shard_was_taken_is_believed_only_if_the_journal_says_so(world: World) -> None:
+    await world.pool(1)
+    await world.map("p-0")
+    pod = world.start("p-0")
+    await world.until(lambda: pod.owned == {0})
+    running = pod.worker.ownership.owned[ShardId(0)]
+    await world.store.signal(world.names.taken(ShardId(0)), b"999")
+    await world.pass_by(2)
+    assert pod.worker.ownership.owned == {ShardId(0): running}
+    assert pod.worker.ownership.fenced == 0
+
+
 async def test_a_store_that_is_away_at_the_take_is_asked_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     await world.pool(1)
     left = 3
