@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, overload
+from math import inf
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
 
 from starling.core.ids import AgentId, TopicId
 from starling.core.priority import Priority
@@ -110,6 +111,10 @@ class Context:
         self.headers = headers
         self.is_call = is_call
 
+    def end(self) -> None:
+        """The turn is over: a task that the handler has left behind can send nothing any more, and hears so."""
+        self._outgoing = _OVER
+
     @property
     def idempotency_key(self) -> str:
         return f"{self.message_id}/{self.id}"
@@ -145,6 +150,8 @@ class Context:
         at: datetime | None = None,
     ) -> None:
         """Send to every agent that hears the topic, but ourselves, when this turn commits. Otherwise as `send`."""
+        if not isinstance(topic, TopicId):
+            raise SpecError("topic", f"is a {type(topic).__name__}; give a TopicId, such as Topic('orders')('eu')")
         type_name, body = encode(message)
         not_before = later(self._outgoing.wall(), delay, at) if delay or at is not None else 0
         self._outgoing.publish(topic, type_name, body, self._passed_on(headers), priority, not_before)
@@ -275,14 +282,26 @@ class Context:
         return {**self.headers, **own} if own else self.headers
 
 
+class _Over:
+    """Stands in a context for a turn that has ended."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise SpecError(
+            "ctx",
+            f"`{name}` after the turn has ended would never be committed; await in the handler what uses ctx, "
+            "or let it send to the agent from outside",
+        )
+
+
+_OVER: Final = cast("Outgoing", _Over())
 MAX_TIMER_NAME: Final = 128
 
 
 def later(now: float, delay: float, at: datetime | None) -> int:
     """Return when a message is to be handed over, milliseconds since 1970; 0 for at once. Raises SpecError."""
     if at is None:
-        if not delay >= 0:
-            raise SpecError("delay", f"is {delay!r} s; give 0 or more")
+        if not 0 <= delay < inf:
+            raise SpecError("delay", f"is {delay!r} s; give 0 or more, and an end")
         return int((now + delay) * 1000) if delay else 0
     if delay:
         raise SpecError("delay", "give `delay` or `at`, not both")

@@ -60,7 +60,7 @@ class TopicId:
 @lru_cache(maxsize=4096)
 def check_agent_type(text: str) -> str:
     """Return the agent type, or raise SpecError."""
-    if len(text) > limits.MAX_AGENT_TYPE or not _AGENT_TYPE.fullmatch(text):
+    if not isinstance(text, str) or len(text) > limits.MAX_AGENT_TYPE or not _AGENT_TYPE.fullmatch(text):
         raise SpecError(
             "agent type",
             f"{text!r} must start with a letter or '_', go on with letters, digits, '_', '-' and inner dots, "
@@ -71,7 +71,10 @@ def check_agent_type(text: str) -> str:
 
 def check_key(text: str) -> str:
     """Return the key, or raise SpecError."""
-    size_bytes = len(text.encode())
+    try:
+        size_bytes = len(text.encode())
+    except (AttributeError, UnicodeEncodeError):
+        raise SpecError("agent key", f"{text!r} is no text that UTF-8 can hold; give a str") from None
     if not 0 < size_bytes <= limits.MAX_KEY_BYTES:
         raise SpecError("agent key", f"must have 1 to {limits.MAX_KEY_BYTES} bytes, this one has {size_bytes}")
     return text

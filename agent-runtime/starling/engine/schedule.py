@@ -78,6 +78,8 @@ class Schedule:
         self.finished = asyncio.Event()
         """Set whenever `outcomes` has something for the committer."""
         self.stopping = False
+        self.cancelling = False
+        """Whether turns are cancelled by us, to run again elsewhere."""
         self._held = False
         """Whether no turn starts now."""
         self._tracing = settings.tracing

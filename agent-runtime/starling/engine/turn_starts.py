@@ -188,7 +188,7 @@ class TurnStarts(TurnEnds):
             if activation.definition.error_hooks is not None:
                 turn.context = context
             if handler.suspends:
-                self._in_task(activation, coroutine, handler, turn, started)
+                self._in_task(activation, coroutine, handler, turn, context, started)
                 return
             try:
                 coroutine.send(None)
@@ -200,7 +200,13 @@ class TurnStarts(TurnEnds):
         except Exception as error:
             self._failed(activation, turn, error, started)
             return
+        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            raise
+        except BaseException as raised:
+            self._failed(activation, turn, _no_exception(raised), started)
+            return
         self._succeeded(activation, turn, handler, result, started)
+        context.end()
 
     async def _start_whole(self, activation: Activation, work: Work, envelope: Envelope, large: Reference) -> None:
         """Fetch the body first; the message itself goes on without it, to a further attempt as to the dead letters."""
@@ -215,7 +221,13 @@ class TurnStarts(TurnEnds):
         self._start(activation, work, replace(envelope, body=body))
 
     def _in_task(
-        self, activation: Activation, coroutine: Coroutine[Any, Any, Any], handler: Any, turn: Turn, started: float
+        self,
+        activation: Activation,
+        coroutine: Coroutine[Any, Any, Any],
+        handler: Any,
+        turn: Turn,
+        context: Context,
+        started: float,
     ) -> None:
         work = turn.work
         envelope = work.envelope
@@ -233,9 +245,9 @@ class TurnStarts(TurnEnds):
                 current = asyncio.current_task()
                 if work.cancelled:
                     error: Exception = CallCancelled(f"the caller gave up on {envelope.type}")
-                elif current is None or current.cancelling():
+                elif current is None or (current.cancelling() and self.cancelling):
                     raise
-                else:  # what the handler waited for was cancelled, not the turn: its agent must not stand still
+                else:  # by the handler, or only what it waited for: its agent must not stand still
                     error = _cancelled_inside(cancelled)
                 self._failed(activation, turn, error, started)
             except Exception as raised:
@@ -243,8 +255,15 @@ class TurnStarts(TurnEnds):
                 if isinstance(raised, TimeoutError) and scope.expired():
                     error = CallTimeout(f"the deadline of {envelope.type} passed during its turn")
                 self._failed(activation, turn, error, started)
+            except (KeyboardInterrupt, SystemExit, GeneratorExit):
+                raise
+            except BaseException as raised:
+                self._failed(activation, turn, _no_exception(raised), started)
             else:
                 self._succeeded(activation, turn, handler, result, started)
+            finally:
+                if activation.definition.error_hooks is None:  # they still have it
+                    context.end()
 
         task = self._in_background(run(), activation)
         if envelope.reply:
@@ -286,6 +305,13 @@ class TurnStarts(TurnEnds):
         self.counting = outcome.moves_to.key
         await self.commit(outcome)
         self._start(activation, work, envelope)
+
+
+def _no_exception(raised: BaseException) -> RuntimeError:
+    """Return the error of a turn that raised something else than an Exception: it is the message's, not the shard's."""
+    made = RuntimeError(f"the handler raised {type(raised).__name__}, which is no Exception: {raised}")
+    made.__cause__ = raised
+    return made
 
 
 def _cancelled_inside(error: BaseException) -> RuntimeError:

@@ -173,6 +173,7 @@ class Turns(TurnStarts):
 
     async def cancel(self) -> None:
         """Cancel the turns that run; they run again elsewhere."""
+        self.cancelling = True
         running = list(self._running)
         for task in running:
             task.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -130,3 +131,15 @@ def test_message_ids_are_uuids_of_version_7_and_sort_by_their_time(a: int, x: in
     assert (one == other) == ((a, x) == (b, y))
     if a != b:
         assert (one < other) == (a < b)
+
+
+@pytest.mark.parametrize("key", [5, None, "\ud800"])
+def test_a_key_that_is_no_text_is_refused_by_name(key: Any) -> None:
+    with pytest.raises(SpecError, match=r"agent key: .* is no text that UTF-8 can hold; give a str"):
+        AgentId("counter", key)
+
+
+def test_a_type_that_is_no_text_is_refused_by_name() -> None:
+    wrong: Any = 5
+    with pytest.raises(SpecError, match="agent type: 5 must start with"):
+        AgentId(wrong, "k")
