@@ -176,7 +176,11 @@ class SimPods:
 
     def _check_empty(self, pod: Pod) -> None:
         """P6: a pod that nobody takes for lost owns nothing when it is told to go."""
-        if pod.is_alive and self._operator.mesh.gone_for(pod.pool.name, pod.pod, VirtualLoop.running().time()) is None:
+        if (
+            pod.is_alive
+            and not pod.is_told
+            and self._operator.mesh.gone_for(pod.pool.name, pod.pod, VirtualLoop.running().time()) is None
+        ):
             said = self._world.reported(pod)
             held = [shard for (_, shard), owned in pod.owned.items() if (shard, owned.epoch) in said]
             mine = [shard for shard in held if self._world.owner(pod.pool, shard) == owner_text(pod)]

@@ -28,6 +28,8 @@ class Pod:
         self.pod = name
         self.pool = pool
         self.is_alive = True
+        self.is_told = False
+        """Whether it was asked to leave before."""
         self._world = world
         self._offset = world.chance.choice((0.0, 5.0, -3600.0, 3600.0))
         self._loop = VirtualLoop.running()
@@ -74,6 +76,7 @@ class Pod:
 
     def stop(self) -> None:
         """Ask it to leave in good order."""
+        self.is_told = True
         self.worker.stop()
 
     def kill(self) -> None:
