@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from starling.adapters.memory import MemoryStore
 from starling.core.ids import PodName, PoolName, ShardId
-from starling.core.membership import Member, ShardMap
+from starling.core.membership import ShardMap
 from starling.core.names import MeshNames, bucket_stream, bucket_subject
 from starling.core.record import Kind, Record
 from starling.engine.shard import OwnedShard
@@ -24,7 +24,6 @@ from starling_operator.control import Control
 from starling_operator.plan.values import ShardLoads
 from starling_operator.ports import PodSeen, PoolPods, PoolPodsSpec
 
-from .checks import history
 from .loop import PROCESS, VirtualLoop
 from .pods import ACTS, Pod, PodWorld
 from .process import EPOCH, MESH, Pool, Where
@@ -181,8 +180,7 @@ class SimPods:
             and not pod.is_told
             and self._operator.mesh.gone_for(pod.pool.name, pod.pod, VirtualLoop.running().time()) is None
         ):
-            said = self._world.reported(pod)
-            held = [shard for (_, shard), owned in pod.owned.items() if (shard, owned.epoch) in said]
+            held = [shard for (_, shard), owned in pod.owned.items() if owned.serving.is_set()]
             mine = [shard for shard in held if self._world.owner(pod.pool, shard) == owner_text(pod)]
             if mine:
                 self._world.fail(f"P6: {pod.name} is told to go, and owns {mine}")
@@ -272,14 +270,6 @@ class ControlWorld(PodWorld):
         super()._start_again()
         if not self._operator_now.is_alive:
             self._operator_now = self._start_operator()
-
-    def reported(self, pod: Pod) -> set[tuple[int, int]]:
-        """Shards and epochs that a process has ever said to own; a take that is under way is not among them."""
-        bucket = MeshNames(MESH).members
-        subject = bucket_subject(bucket, f"{pod.pool.name}.{pod.pod}")
-        found = (m for m in history(self.server, bucket_stream(bucket)) if m.subject == subject and m.data)
-        members = (Member.decode(message.data) for message in found)
-        return {owned for member in members if member.start == pod.name for owned in member.shards.items()}
 
     def owner(self, pool: Pool, shard: int) -> str:
         """Who owns a shard by its journal, "" for nobody."""

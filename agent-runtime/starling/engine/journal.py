@@ -160,5 +160,10 @@ async def replay(store: Store, names: PoolNames, shard: ShardId, *, own: int, in
             if message.sequence == own:
                 break
         first = fold.last + 1
+    if not fold.known:
+        # perhaps a later owner's snapshot, behind our take, made it possible to purge what we had still to read
+        info = await store.stream_info(names.journal(shard))
+        if info is not None and info.last_sequence > own:
+            raise Fenced(f"{names.journal(shard)}: somebody took it over after our take at {own}, and purged")
     fold.check(incarnation)
     return fold

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
 from starling.core import limits
-from starling.core.ids import Epoch, PodName, PoolName, ShardId
+from starling.core.ids import PodName, PoolName
 from starling.core.membership import Member
 from starling.core.names import MeshNames, bucket_key, bucket_stream, bucket_subject, member_key
 from starling.core.takes import Presence
@@ -65,10 +65,6 @@ class Members:
         if changed != self.own:
             self.own = changed
             self._dirty.set()
-
-    def owns(self, shards: Mapping[ShardId, Epoch]) -> None:
-        """Say which shards we own."""
-        self.describe(shards=dict(shards))
 
     async def publish(self) -> None:
         """Renew our entry every three seconds, and soon after each change, until cancelled."""

@@ -39,6 +39,8 @@ class _Slot:
     shard: ShardId
     running: OwnedShard | None = None
     task: asyncio.Task[None] | None = None
+    taking_by: int | None = None
+    """By which map a take is under way."""
     wanted_since: float = 0.0
     wanted: bool = False
     last: tuple[int, Record] | None = None
@@ -142,7 +144,7 @@ class Ownership:
         if new.rev < self.map.rev:
             return
         self.map = new
-        self._members.describe(map_rev=new.rev)
+        self._report()
         now = asyncio.get_running_loop().time()
         for slot in self._slots.values():
             wanted = new.shards.get(slot.shard) == self._owner.pod
@@ -252,8 +254,9 @@ class Ownership:
         slot.perhaps_ours = view.last.owner_pod == self._owner.pod
         right = right_to_take(view, now)
         if right is not None:
+            slot.taking_by = view.map.rev
             slot.task = asyncio.get_running_loop().create_task(
-                self._hold(slot, slot.last, right, view.map.rev), name=f"shard {slot.shard}"
+                self._hold(slot, slot.last, right, slot.taking_by), name=f"shard {slot.shard}"
             )
 
     def _view(self, slot: _Slot, record: Record) -> TakeView:
@@ -295,6 +298,7 @@ class Ownership:
             )
             self.takes += 1
             slot.running = running
+            slot.taking_by = None
             slot.held = True
             self.on_take(slot.shard, right)
             self._report()
@@ -315,6 +319,7 @@ class Ownership:
         finally:
             slot.running = None
             slot.task = None
+            slot.taking_by = None
             slot.last = None
             slot.perhaps_ours = True
             self._report()
@@ -340,7 +345,15 @@ class Ownership:
             log.error("shard stopped: its data is not what it should be", extra={"shard": slot.shard, "error": text})
 
     def _report(self) -> None:
-        self._members.owns({shard: running.epoch for shard, running in self.owned.items()})
+        """Say what we own, and the map that all of it follows: not one that is newer than a take under way.
+
+        A pod that owns nothing by the newest map may be told to go: the take would be forgotten.
+        """
+        taking = (slot.taking_by for slot in self._slots.values() if slot.taking_by is not None)
+        self._members.describe(
+            shards={shard: running.epoch for shard, running in self.owned.items()},
+            map_rev=min(taking, default=self.map.rev),
+        )
 
     # -- the end
 

@@ -151,6 +151,17 @@ async def test_a_replay_ends_when_a_later_owner_has_purged_our_record() -> None:
         await replay(store, NAMES, SHARD, own=old.last, incarnation="inc")
 
 
+async def test_a_replay_ends_when_a_later_owner_has_purged_what_it_had_still_to_read() -> None:
+    """Its snapshot lies behind our take, which is still there: nothing is lost, we only came late."""
+    store = await journal_of(MemoryServer())
+    old, _ = await taken(store, "p-0/a")
+    new, _ = await taken(store, "p-1/b")
+    await new.append(Record(kind=Kind.SNAPSHOT, previous=new.last, epoch=2, incarnation="inc"))
+    await new.purge(below=old.last)
+    with pytest.raises(Fenced, match="somebody took it over after our take at 2, and purged"):
+        await replay(store, NAMES, SHARD, own=old.last, incarnation="inc")
+
+
 async def test_a_replay_of_another_incarnation_is_refused() -> None:
     store = await journal_of(MemoryServer())
     own, _ = await taken(store, "p-0/a")
