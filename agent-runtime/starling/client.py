@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from starling.agent import Agent
 from starling.batch import Batch, Published, check_stored
-from starling.context import NO_HEADERS, checked_headers, later
+from starling.context import NO_HEADERS, checked_headers, checked_priority, later
 from starling.core import limits
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, PoolName, TopicId, message_id
@@ -139,7 +139,7 @@ class Mesh:
     ) -> tuple[Accepted, ...]:
         """As `publish`, for a message that is encoded already. not_before: milliseconds since 1970."""
         own_id = id if id is not None else self._new_id()
-        headers, patient = checked_headers(headers), _is_patient(when_full)
+        headers, patient, priority = checked_headers(headers), _is_patient(when_full), checked_priority(priority)
         targets = list(self._routes.current.targets(topic))
         large = await self._claims(targets, body, timeout)
         futures = [
@@ -294,14 +294,14 @@ class Mesh:
         """As `send`, for a message that is encoded already. not_before: milliseconds since 1970."""
         own_id = id if id is not None else self._new_id()
         route = self._routes.current.target(target)
-        patient = _is_patient(when_full)
+        headers, patient, priority = checked_headers(headers), _is_patient(when_full), checked_priority(priority)
         large = await self._claims([route], body, timeout)
         future = self._put(
             route,
             type_name,
             body,
             own_id,
-            checked_headers(headers),
+            headers,
             topic=None,
             user_id=id,
             patient=patient,
@@ -397,7 +397,7 @@ class Mesh:
             body,
             timeout=timeout,
             headers=checked_headers(headers),
-            priority=priority,
+            priority=checked_priority(priority),
             call_id=call_id,
         )
 

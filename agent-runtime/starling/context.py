@@ -7,6 +7,7 @@ from datetime import datetime
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
 
+from starling.core import limits
 from starling.core.ids import AgentId, TopicId
 from starling.core.priority import Priority
 from starling.core.recurrence import next_by_rule
@@ -137,7 +138,9 @@ class Context:
         """
         type_name, body = encode(message)
         not_before = later(self._outgoing.wall(), delay, at) if delay or at is not None else 0
-        return self._outgoing.send(address(target), type_name, body, self._passed_on(headers), priority, not_before)
+        return self._outgoing.send(
+            address(target), type_name, body, self._passed_on(headers), checked_priority(priority), not_before
+        )
 
     def publish(
         self,
@@ -154,7 +157,7 @@ class Context:
             raise SpecError("topic", f"is a {type(topic).__name__}; give a TopicId, such as Topic('orders')('eu')")
         type_name, body = encode(message)
         not_before = later(self._outgoing.wall(), delay, at) if delay or at is not None else 0
-        self._outgoing.publish(topic, type_name, body, self._passed_on(headers), priority, not_before)
+        self._outgoing.publish(topic, type_name, body, self._passed_on(headers), checked_priority(priority), not_before)
 
     def cancel(self, target: Target, message_id: str) -> None:
         """Take back a message of `send` with a delay; nothing happens when it has been handed over already."""
@@ -279,7 +282,7 @@ class Context:
 
     def _passed_on(self, headers: Mapping[str, str] | None) -> Mapping[str, str]:
         own = checked_headers(headers)
-        return {**self.headers, **own} if own else self.headers
+        return _bounded({**self.headers, **own}) if own else self.headers
 
 
 class _Over:
@@ -300,7 +303,7 @@ MAX_TIMER_NAME: Final = 128
 def later(now: float, delay: float, at: datetime | None) -> int:
     """Return when a message is to be handed over, milliseconds since 1970; 0 for at once. Raises SpecError."""
     if at is None:
-        if not 0 <= delay < inf:
+        if not isinstance(delay, int | float) or not 0 <= delay < inf:
             raise SpecError("delay", f"is {delay!r} s; give 0 or more, and an end")
         return int((now + delay) * 1000) if delay else 0
     if delay:
@@ -322,7 +325,7 @@ def address(target: Target) -> AgentId:
 
 
 def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
-    """Return the user's headers. Raises SpecError for a reserved name, or what is not text."""
+    """Return the user's headers. Raises SpecError for a reserved name, or what is not text, or too much of it."""
     if not headers:
         return NO_HEADERS
     for name, value in headers.items():
@@ -330,4 +333,18 @@ def checked_headers(headers: Mapping[str, str] | None) -> Mapping[str, str]:
             raise SpecError(f"headers.{name}", f"header names and values are text, not {type(value).__name__}")
         if name.lower().startswith(RESERVED_PREFIXES):
             raise SpecError(f"headers.{name}", f"names that start with {', '.join(RESERVED_PREFIXES)} are reserved")
+    return _bounded(headers)
+
+
+def _bounded(headers: Mapping[str, str]) -> Mapping[str, str]:
+    size = sum(len(name.encode()) + len(value.encode()) for name, value in headers.items())
+    if size > limits.MAX_HEADERS:
+        raise SpecError("headers", f"have {size} bytes, at most {limits.MAX_HEADERS}; put it into the message")
     return headers
+
+
+def checked_priority(priority: int) -> int:
+    """Return the priority. Raises SpecError for one that is none."""
+    if type(priority) is Priority or (type(priority) is int and 0 <= priority < len(Priority)):
+        return priority
+    raise SpecError("priority", f"is {priority!r}; give one of {', '.join(f'Priority.{p.name}' for p in Priority)}")

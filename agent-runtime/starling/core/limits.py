@@ -19,6 +19,8 @@ MAX_BODY: Final = 256 * KIB
 """What travels and is stored in place; a larger body, reply or cell goes to the object store, by reference."""
 MAX_LARGE: Final = 64 * MIB
 """Largest body, reply or cell of all."""
+MAX_HEADERS: Final = 16 * KIB
+"""Names and values of a message's headers together, those that it passes on among them."""
 MAX_TURN_TARGETS: Final = 1000
 """Messages of one turn; more go out in pieces."""
 MAX_TURN_BYTES: Final = 64 * MIB

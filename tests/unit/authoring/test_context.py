@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from pydantic import BaseModel
@@ -149,6 +150,28 @@ async def test_headers_travel_on_and_may_be_added_to(outbox: Outbox) -> None:
 
 
 @pytest.mark.row("RT-43")
+def test_headers_have_a_bound_with_those_that_are_passed_on(outbox: Outbox) -> None:
+    ctx = context(outbox, {"tenant": "t" * 9000})
+    ctx.send(ORACLE, Answer(), headers={"hop": "1" * 7000})
+    with pytest.raises(SpecError, match=r"headers: have 17009 bytes, at most 16384; put it into the message"):
+        ctx.send(ORACLE, Answer(), headers={"hop": "1" * 8000})
+    assert len(outbox.said) == 1
+
+
+@pytest.mark.parametrize("priority", [99, -1, "urgent", True])
+def test_a_priority_that_is_none_is_refused_at_the_sender(ctx: Context, outbox: Outbox, priority: Any) -> None:
+    with pytest.raises(SpecError, match=r"priority: is .*; give one of Priority.LOW, .*Priority.URGENT"):
+        ctx.send(ORACLE, Answer(), priority=priority)
+    with pytest.raises(SpecError, match=r"priority: is "):
+        ctx.publish(TopicId("riddle", "x"), Answer(), priority=priority)
+    assert outbox.said == []
+
+
+def test_a_delay_that_is_no_number_is_refused(ctx: Context) -> None:
+    with pytest.raises(SpecError, match=r"delay: is '5' s; give 0 or more"):
+        ctx.send(ORACLE, Answer(), delay="5")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["St-Src", "st-no", "Nats-Msg-Id", "traceparent", "TraceState"])
 def test_a_reserved_header_is_refused_by_its_name(ctx: Context, outbox: Outbox, name: str) -> None:
     with pytest.raises(SpecError, match=rf"headers\.{name}: .* are reserved"):
