@@ -140,6 +140,7 @@ class AgentDefinition:
     __slots__ = (
         "_state",
         "_state_codec",
+        "call_attempts",
         "cells",
         "cls",
         "error_hooks",
@@ -172,6 +173,7 @@ class AgentDefinition:
         self.find = dispatch.find
         """Chooses the handler for a message and decodes it; see `Dispatch.find`."""
         self.find_query = dispatch.find_query
+        self.call_attempts = dispatch.call_attempts
         self.factory: Callable[[], Any] | None = None
         """Makes an instance without arguments, or is awaited for it; None: the class itself."""
         _check_init(cls)

@@ -12,7 +12,7 @@ from types import FunctionType, NoneType, SimpleNamespace, UnionType
 from typing import Any, Final, NamedTuple
 
 from starling.codec import Codec
-from starling.errors import CantHandle, HandlerFailed, SpecError
+from starling.errors import CantHandle, HandlerFailed, MessageError, SpecError
 from starling.handlers import HandlerMethod, Kind
 from starling.messages import JSON, PLAIN, registry
 
@@ -35,7 +35,7 @@ def suspends(function: Callable[..., Any]) -> bool:
 class Handler:
     """One handler of an agent class. messages: the classes that it names; results: class to codec of its answers."""
 
-    __slots__ = ("kind", "match", "messages", "name", "results", "start", "suspends")
+    __slots__ = ("attempts", "kind", "match", "messages", "name", "results", "start", "suspends")
 
     def __init__(
         self,
@@ -49,6 +49,7 @@ class Handler:
     ) -> None:
         self.name = name
         self.kind = method.kind
+        self.attempts = method.attempts
         self.match = method.match
         self.messages = messages
         self.results = results
@@ -109,6 +110,16 @@ class Dispatch:
     def find_query(self, type_name: str, body: bytes, content_type: str = JSON) -> tuple[Handler, Any]:
         """Return the query handler for a message, and the message. Raises as `find`."""
         return self._find(self._queries, _QUERY, type_name, body, content_type)
+
+    def call_attempts(self, type_name: str) -> int:
+        """Return how often a call with such a message runs at most, as far as that is known without reading it."""
+        route = self._calls.get(type_name)
+        if route is None:
+            try:
+                route = self._route(registry.codec(type_name, JSON), _CALL)
+            except MessageError:
+                return 1
+        return max((handler.attempts for handler in route.choices), default=1)
 
     def _find(
         self, known: dict[str, _Route], kinds: tuple[Kind, ...], type_name: str, body: bytes, content_type: str

@@ -58,13 +58,16 @@ class EventSend(Protocol[M_contra]):
 class HandlerMethod:
     """A method that a decorator has made a handler."""
 
-    def __init__(self, function: Callable[..., Any], kind: Kind, match: Match | None) -> None:
+    def __init__(self, function: Callable[..., Any], kind: Kind, match: Match | None, attempts: int = 1) -> None:
         functools.update_wrapper(cast("Callable[..., Any]", self), function)
         self.function = function
         self.kind = kind
         self.match = match
+        self.attempts = attempts
+        name = getattr(function, "__qualname__", repr(function))
+        if type(attempts) is not int or attempts < 1:
+            raise SpecError(f"{name}.attempts", f"is {attempts!r}; give a whole number from 1 on (@{kind.value})")
         if not inspect.iscoroutinefunction(function):
-            name = getattr(function, "__qualname__", repr(function))
             raise SpecError(name, f"a handler must be `async def`, so that it never blocks the pod (@{kind.value})")
 
     def __get__(self, instance: object | None, owner: type | None = None) -> Any:
@@ -125,14 +128,16 @@ def rpc(method: Callable[[Any, M, Context], Coroutine[Any, Any, R]], /) -> RpcMe
 @overload
 def rpc(method: Callable[[Any, M], Coroutine[Any, Any, R]], /) -> RpcMethod[M, R]: ...
 @overload
-def rpc(*, match: Match) -> _MakesRpc: ...
-def rpc(method: Any = None, /, *, match: Match | None = None) -> Any:
+def rpc(*, match: Match | None = None, attempts: int = 1) -> _MakesRpc: ...
+def rpc(method: Any = None, /, *, match: Match | None = None, attempts: int = 1) -> Any:
     """Take a message and answer: `async def report(self, message: Ask, ctx: Context) -> Report`.
 
+    attempts: how often it runs at most for a call, while the caller's deadline is not over. The pauses and the errors
+    that are tried again are those of the pool's delivery policy. With 1 the caller gets the first error.
     match: takes the message only if this says so; see `event`. A message that is sent instead of called is taken
     as well, and what the handler returns is dropped.
     """
-    return _made(RpcMethod, Kind.RPC, method, match)
+    return _made(RpcMethod, Kind.RPC, method, match, attempts)
 
 
 @overload
@@ -180,7 +185,7 @@ def message_handler(method: Any = None, /, *, match: Match | None = None) -> Any
     return _made(RpcMethod, Kind.RPC, method, match)
 
 
-def _made(cls: type[HandlerMethod], kind: Kind, method: Any, match: Match | None) -> Any:
+def _made(cls: type[HandlerMethod], kind: Kind, method: Any, match: Match | None, attempts: int = 1) -> Any:
     if method is not None:
-        return cls(method, kind, match)
-    return lambda function: cls(function, kind, match)
+        return cls(method, kind, match, attempts)
+    return lambda function: cls(function, kind, match, attempts)

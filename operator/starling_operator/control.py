@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from starling.core.ids import PodName, PoolName, ShardId
 from starling.core.routes import PoolRoute, Routes
-from starling.core.subscriptions import Match, SubscriptionRoute
+from starling.core.subscriptions import Match
 from starling.errors import Fenced, JournalLost, MeshError, SpecError
 
 from starling_operator.adapters.mesh import MeshState
@@ -33,7 +33,7 @@ from starling_operator.plan.values import (
     PoolWish,
 )
 from starling_operator.ports import LoadSource, Pods, PoolPods, PoolPodsSpec
-from starling_operator.wishes import config_of, is_still, streams_of, version_of, wish_of
+from starling_operator.wishes import config_of, is_still, row_of, streams_of, version_of, wish_of
 
 log = logging.getLogger(__name__)
 
@@ -330,12 +330,12 @@ class Control:
                     said["AgentPool", name] = ConditionWish(
                         "Degraded", True, "TypeTaken", f"agent type {agent.type!r} belongs to pool {taken}"
                     )
-        rows = []
+        rows, by_name = [], {pool.metadata.name: pool for pool in pools}
         for subscription in sorted(subscriptions, key=lambda s: s.metadata.name):
             condition = _routed(subscription, types)
             said["AgentSubscription", subscription.metadata.name] = condition
             if condition.status:
-                rows.append(_row_of(subscription))
+                rows.append(row_of(subscription, by_name[subscription.spec.pool_ref.name]))
         new = Routes(table, types, tuple(rows))
         if (new.encode() != current.encode() or not over) and not await self._mesh.write_routes(new, over=over):
             raise MeshError("the route table changed meanwhile; it is compiled again")
@@ -363,11 +363,6 @@ def _routed(subscription: AgentSubscription, types: Mapping[str, PoolName]) -> C
     topic = spec.topic if spec.match is Match.EXACT else f"{spec.match} {spec.topic}"
     agent = spec.agent_type if spec.key.value is None else f"{spec.agent_type}/{spec.key.value}"
     return ConditionWish("Ready", True, "Routed", f"{topic} goes to {agent} of pool {pool}")
-
-
-def _row_of(subscription: AgentSubscription) -> SubscriptionRoute:
-    spec = subscription.spec
-    return SubscriptionRoute(spec.topic, spec.agent_type, spec.match, spec.key.value)
 
 
 def _heaviest(owners: Mapping[ShardId, PodName], busy: Mapping[ShardId, float]) -> float:

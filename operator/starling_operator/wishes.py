@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from starling.core.ids import PoolName
+from starling.core.subscriptions import SubscriptionRoute
 from starling.provision import PoolStreams
 
-from starling_operator.api import AgentPool, AgentScalingTarget, Pause, SignalType
+from starling_operator.api import AgentPool, AgentScalingTarget, AgentSubscription, Pause, SignalType
 from starling_operator.plan.values import PoolWish, RebalancePolicy, ScalingPolicy
 
 
@@ -51,6 +52,13 @@ def config_of(pool: AgentPool, incarnation: str) -> dict[str, Any]:
         "drainSeconds": spec.drain_seconds,
         "moveWaitSeconds": spec.move_wait_seconds,
     }
+
+
+def row_of(subscription: AgentSubscription, pool: AgentPool) -> SubscriptionRoute:
+    """Return the subscription's row of the route table. Workers read its delivery there, so that no pod restarts."""
+    spec = subscription.spec
+    retry = spec.delivery.policy_over(pool.spec.delivery) if spec.delivery is not None else None
+    return SubscriptionRoute(spec.topic, spec.agent_type, spec.match, spec.key.value, retry)
 
 
 def version_of(config: Mapping[str, Any], code: Mapping[str, str], pool: AgentPool) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from starling.core.ids import AgentId, PoolName, ShardId, TopicId, shard_of
+from starling.core.retry import Backoff, RetryPolicy
 from starling.core.subscriptions import Match, SubscriptionRoute, Subscriptions
 from starling.errors import DecodeError, UnknownAgentType
 
@@ -56,6 +57,10 @@ class Routes:
         """Return one target for each agent that hears the topic; none is a fine answer."""
         return [self.target(agent) for agent in self._heard.hearers(topic)]
 
+    def retry(self, topic: TopicId, agent_type: str) -> RetryPolicy | None:
+        """Return when an agent type's messages of a topic are tried again; None: as its pool says."""
+        return self._heard.retry(topic.type, agent_type)
+
     def encode(self) -> bytes:
         value = {
             "pools": {p.pool: {"shards": p.shards, "incarnation": p.incarnation} for p in self.pools.values()},
@@ -82,16 +87,32 @@ class Routes:
             raise DecodeError(f"routes: {error!r}") from error
 
 
-def _written(row: SubscriptionRoute) -> dict[str, str]:
+def _written(row: SubscriptionRoute) -> dict[str, Any]:
     """A default is left out: that is how a table looked before there was anything else."""
-    value = {"topic": row.topic, "agentType": row.agent_type}
+    value: dict[str, Any] = {"topic": row.topic, "agentType": row.agent_type}
     if row.match is not Match.EXACT:
         value["match"] = row.match
+    if row.retry is not None:
+        value["retry"] = asdict(row.retry)
     return value if row.key is None else {**value, "key": row.key}
 
 
 def _read(row: Mapping[str, Any]) -> SubscriptionRoute:
-    key = row.get("key")
+    key, retry = row.get("key"), row.get("retry")
     return SubscriptionRoute(
-        str(row["topic"]), str(row["agentType"]), Match(row.get("match", "exact")), None if key is None else str(key)
+        str(row["topic"]),
+        str(row["agentType"]),
+        Match(row.get("match", "exact")),
+        None if key is None else str(key),
+        None if retry is None else _read_retry(retry),
+    )
+
+
+def _read_retry(value: Mapping[str, Any]) -> RetryPolicy:
+    return RetryPolicy(
+        int(value["attempts"]),
+        Backoff(value["backoff"]),
+        float(value["initial"]),
+        float(value["cap"]),
+        bool(value["jitter"]),
     )

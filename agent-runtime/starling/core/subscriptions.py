@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from starling.core.ids import AgentId, TopicId, check_agent_type, check_key, check_topic_type
+from starling.core.retry import RetryPolicy
 from starling.errors import SpecError
 
 REMEMBERED: Final = 4096
@@ -29,12 +30,16 @@ class Match(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionRoute:
-    """Topic types, and the agent type that hears them. key: of the one agent that does; None for the topic's source."""
+    """Topic types, and the agent type that hears them. key: of the one agent that does; None for the topic's source.
+
+    retry: when a message that came by it is tried again; None: as the agent's pool says.
+    """
 
     topic: str
     agent_type: str
     match: Match = Match.EXACT
     key: str | None = None
+    retry: RetryPolicy | None = None
 
     def checked(self) -> SubscriptionRoute:
         """Return it, or raise SpecError."""
@@ -81,6 +86,7 @@ class Subscriptions:
                 self._patterns.append((_compiled(row.topic), number))
         self._lengths = sorted({len(prefix) for prefix in self._prefixes})
         self._found: dict[str, tuple[tuple[str, str | None], ...]] = {}
+        self._has_retry = any(row.retry is not None for row in self._rows)
 
     def hearers(self, topic: TopicId) -> Iterable[AgentId]:
         """Return each agent that hears the topic, once, in the order of the table."""
@@ -90,15 +96,25 @@ class Subscriptions:
         agents = [AgentId(kind, topic.source if key is None else key) for kind, key in found]
         return agents if len(agents) < 2 else dict.fromkeys(agents)  # a fixed key may be the topic's source
 
-    def _find(self, topic_type: str) -> tuple[tuple[str, str | None], ...]:
+    def retry(self, topic_type: str, agent_type: str) -> RetryPolicy | None:
+        """Return the policy of the first subscription of the agent type that has one; None: the pool's holds."""
+        if not self._has_retry:
+            return None
+        rows = (row for row in self._matching(topic_type) if row.agent_type == agent_type)
+        return next((row.retry for row in rows if row.retry is not None), None)
+
+    def _matching(self, topic_type: str) -> list[SubscriptionRoute]:
+        """Return the rows that match, in the order of the table."""
         numbers = list(self._exact.get(topic_type, ()))
         for length in self._lengths:
             if length > len(topic_type):
                 break
             numbers += self._prefixes.get(topic_type[:length], ())
         numbers += [number for pattern, number in self._patterns if pattern.fullmatch(topic_type)]
-        rows = [self._rows[number] for number in sorted(numbers)]
-        found = tuple(dict.fromkeys((row.agent_type, row.key) for row in rows))
+        return [self._rows[number] for number in sorted(numbers)]
+
+    def _find(self, topic_type: str) -> tuple[tuple[str, str | None], ...]:
+        found = tuple(dict.fromkeys((row.agent_type, row.key) for row in self._matching(topic_type)))
         if len(self._found) >= REMEMBERED:
             self._found.clear()
         self._found[topic_type] = found

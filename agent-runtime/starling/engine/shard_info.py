@@ -53,7 +53,6 @@ class PoolSettings:
     timer: Callable[[], float]
     chance: random.Random
     retry: RetryPolicy = field(default_factory=RetryPolicy)
-    retry_by_topic: Mapping[str, RetryPolicy] = field(default_factory=dict)
     max_concurrent_turns: int = limits.MAX_CONCURRENT_TURNS
     max_active: int = limits.MAX_ACTIVE
     """Agents that this process keeps in memory at once."""

@@ -116,6 +116,7 @@ class Turn:
         "_shard",
         "_steps",
         "_trace",
+        "attempts",
         "calls",
         "cells",
         "context",
@@ -133,6 +134,8 @@ class Turn:
         self._activation = activation
         self._envelope = envelope
         self.work = work
+        self.attempts = 1
+        """How often its handler runs at most for a call."""
         self.sends: list[Send] = []
         self.sent_bytes = 0
         self.calls = 0

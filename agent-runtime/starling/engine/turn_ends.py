@@ -272,11 +272,14 @@ class TurnEnds(TurnServices):
             return
         except Exception as problem:  # its own `__init__`: it is made again before the next turn
             log.debug("agent not made again", exc_info=problem, extra={"agent": str(activation.id)})
-        policy = self._policy(work)
-        if not policy.retries(error, work.attempt):
+        policy = self._policy(work, turn.attempts)
+        if not policy.retries(error, work.attempt) or work.cancelled:
             self._give_up(activation, work, error, started, turn)
             return
         pause = policy.pause(work.attempt, self._settings.chance.random())
+        if envelope.reply and envelope.deadline and envelope.deadline <= (self._settings.wall() + pause) * 1000:
+            self._give_up(activation, work, error, started, turn)  # nobody would wait for a further attempt
+            return
         current_turn.set((self._settings.pool, self._shard, envelope))
         log.warning("turn failed, will be tried again", exc_info=error, extra={"attempt": work.attempt, "pause": pause})
         self._count(activation.id.type, "retry", started)
@@ -314,15 +317,15 @@ class TurnEnds(TurnServices):
         if self.counting and work.due == self.counting:
             self.counting = ""
 
-    def _policy(self, work: Work) -> RetryPolicy:
+    def _policy(self, work: Work, call_attempts: int) -> RetryPolicy:
+        """call_attempts: how often the handler runs at most if somebody waits for its answer."""
         envelope = work.envelope
         assert envelope is not None
         if envelope.reply:
-            return CALL_POLICY
+            return CALL_POLICY if call_attempts == 1 else replace(self._settings.retry, attempts=call_attempts)
         topic = envelope.topic
-        if topic is not None and topic.type in self._settings.retry_by_topic:
-            return self._settings.retry_by_topic[topic.type]
-        return self._settings.retry
+        by_topic = self._routes.current.retry(topic, envelope.target.type) if topic is not None else None
+        return self._settings.retry if by_topic is None else by_topic
 
     def _give_up(
         self, activation: Activation, work: Work, error: Exception, started: float, turn: Turn | None = None

@@ -144,8 +144,7 @@ class TurnStarts(TurnEnds):
         if envelope.repeatable and (key := reply_key(self._shard, envelope.id)) in self._replied:
             self._in_background(self._answer_again(activation, work, key), activation)
             return
-        policy = self._policy(work)
-        if work.attempt >= policy.attempts and not work.counted:
+        if work.attempt and not work.counted and work.attempt >= self._most_attempts(activation, work, envelope):
             error = WorkerLost(f"the worker ended during each of {work.attempt} attempts at this message")
             self._give_up(activation, work, error, 0.0)
             return
@@ -153,6 +152,10 @@ class TurnStarts(TurnEnds):
             self._in_background(self._count_first(activation, work), activation)
             return
         self._start(activation, work, envelope)
+
+    def _most_attempts(self, activation: Activation, work: Work, envelope: Envelope) -> int:
+        calls = activation.definition.call_attempts(envelope.type) if envelope.reply else 1
+        return self._policy(work, calls).attempts
 
     def _start(self, activation: Activation, work: Work, envelope: Envelope) -> None:
         if envelope.large is not None and not envelope.body:
@@ -170,6 +173,7 @@ class TurnStarts(TurnEnds):
                 raise CallTimeout(f"the deadline of {envelope.type} had passed before its turn")
             is_call = bool(envelope.reply)
             handler, message = activation.definition.find(envelope.type, envelope.body, is_call, envelope.content_type)
+            turn.attempts = handler.attempts
             context = Context(
                 turn,
                 id=activation.id,

@@ -49,7 +49,7 @@ class _Model(BaseModel):
 
 
 class RetryConfig(_Model):
-    """Delivery policy of a pool or a topic, in seconds."""
+    """Delivery policy of a pool, in seconds."""
 
     attempts: Annotated[int, Field(ge=1)] = limits.ATTEMPTS
     backoff: Backoff = Backoff.EXPONENTIAL
@@ -90,7 +90,6 @@ class PoolConfig(_Model):
     """Hash of configuration and code, made by the control plane: pods of one version agree on it."""
     agents: Annotated[list[AgentConfig], Field(min_length=1)]
     delivery: RetryConfig = RetryConfig()
-    topic_delivery: dict[str, RetryConfig] = Field(default_factory=dict)
     drain_seconds: Annotated[float, Field(ge=0)] = limits.DRAIN
     move_wait_seconds: Annotated[float, Field(ge=0)] = limits.MOVE_WAIT
     max_concurrent_turns: Annotated[int, Field(ge=1)] = limits.MAX_CONCURRENT_TURNS

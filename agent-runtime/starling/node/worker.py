@@ -265,7 +265,6 @@ async def serve(environment: WorkerSettings) -> None:
             timer=time.perf_counter,
             chance=random.Random(),
             retry=config.delivery.policy(),
-            retry_by_topic={topic: retry.policy() for topic, retry in config.topic_delivery.items()},
             max_concurrent_turns=config.max_concurrent_turns,
             max_active=config.max_active,
             move_wait=config.move_wait_seconds,

@@ -10,6 +10,7 @@ import pytest
 from starling.adapters.nats import EmbeddedServer
 from starling.core.ids import PodName, PoolName, ShardId
 from starling.core.membership import ShardMap
+from starling.core.retry import RetryPolicy
 from starling.errors import Fenced
 from starling_operator.api import AgentSubscription, parse
 
@@ -22,13 +23,13 @@ async def mesh(nats_server: EmbeddedServer) -> AsyncIterator[World]:
         yield made
 
 
-def subscription(name: str, agent_type: str = "ticker", of: str = "tickers") -> AgentSubscription:
+def subscription(name: str, agent_type: str = "ticker", of: str = "tickers", **spec: object) -> AgentSubscription:
     made = parse(
         {
             "apiVersion": "starlingmesh.dev/v1alpha1",
             "kind": "AgentSubscription",
             "metadata": {"name": name},
-            "spec": {"topic": "ticked", "poolRef": {"name": of}, "agentType": agent_type},
+            "spec": {"topic": "ticked", "poolRef": {"name": of}, "agentType": agent_type, **spec},
         }
     )
     assert isinstance(made, AgentSubscription)
@@ -198,6 +199,13 @@ async def test_routes_are_written_once_and_say_what_leads_nowhere(mesh: World) -
     await mesh.control.route([pool(), second], subscriptions)
     assert (await mesh.mesh.routes())[0] == revision
     await mesh.mesh.remove("others", SHARDS, data=True)
+
+
+async def test_a_subscriptions_delivery_is_in_the_route_table_by_field_over_the_pools(mesh: World) -> None:
+    given = subscription("given", delivery={"attempts": 2, "initialSeconds": 0.5})
+    await mesh.control.route([pool(delivery={"attempts": 7, "jitter": False})], [given, subscription("plain")])
+    table = (await mesh.mesh.routes())[1]
+    assert [row.retry for row in table.subscriptions] == [RetryPolicy(2, initial=0.5, jitter=False), None]
 
 
 async def test_who_has_an_agent_type_keeps_it_whatever_the_order_of_names(mesh: World) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starling.core.ids import AgentId, PoolName, TopicId, shard_of
+from starling.core.retry import Backoff, RetryPolicy
 from starling.core.routes import PoolRoute, Routes, Target
 from starling.core.subscriptions import Match, SubscriptionRoute
 from starling.errors import DecodeError, UnknownAgentType
@@ -87,6 +88,21 @@ def test_prefixes_patterns_and_fixed_keys_read_back_equal() -> None:
         AgentId("airport", "k"),
         AgentId("airport", "all"),
     ]
+
+
+def test_a_delivery_policy_is_that_of_the_agent_types_first_subscription_that_has_one() -> None:
+    own, other = RetryPolicy(2, Backoff.LINEAR, 0.5, 4.0, jitter=False), RetryPolicy(9)
+    rows = (
+        SubscriptionRoute("user.x", "airport"),
+        SubscriptionRoute("user.x", "board", retry=other),
+        SubscriptionRoute("user.", "airport", Match.PREFIX, retry=own),
+        SubscriptionRoute("user.*", "airport", Match.PATTERN, retry=other),
+    )
+    read = Routes.decode(Routes(ROUTES.pools, ROUTES.agent_types, rows).encode())
+    assert read.subscriptions == rows
+    asked = [("user.x", "airport"), ("user.x", "board"), ("user.y", "airport"), ("user", "airport"), ("gust", "a")]
+    assert [read.retry(TopicId(topic, "k"), kind) for topic, kind in asked] == [own, other, own, None, None]
+    assert ROUTES.retry(TopicId("movement", "k"), "airport") is None
 
 
 def test_a_table_of_older_code_says_exact_topics() -> None:

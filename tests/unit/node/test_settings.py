@@ -66,11 +66,10 @@ def test_a_small_pool_file_has_the_agreed_defaults(tmp_path: Path) -> None:
     assert config.delivery.policy() == RetryPolicy()
 
 
-def test_delivery_policies_are_read_for_the_pool_and_for_topics(tmp_path: Path) -> None:
+def test_the_delivery_policy_of_the_pool_is_read(tmp_path: Path) -> None:
     one = {"attempts": 2, "backoff": "linear", "initialSeconds": 0.5, "maxSeconds": 4, "jitter": False}
-    config = PoolConfig.read(written(tmp_path, {**SMALL, "delivery": one, "topicDelivery": {"t": {"attempts": 9}}}))
+    config = PoolConfig.read(written(tmp_path, {**SMALL, "delivery": one}))
     assert config.delivery.policy() == RetryPolicy(2, Backoff.LINEAR, 0.5, 4.0, jitter=False)
-    assert config.topic_delivery["t"].policy() == RetryPolicy(9)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +81,7 @@ def test_delivery_policies_are_read_for_the_pool_and_for_topics(tmp_path: Path) 
         ({"agents": [{"entrypoint": "m:A"}]}, "agents.0.type"),
         ({"delivery": {"attempts": 0}}, "delivery.attempts"),
         ({"delivery": {"backoff": "cubic"}}, "delivery.backoff"),
-        ({"topicDelivery": {"t": {"initialSeconds": -1}}}, "topicDelivery.t.initialSeconds"),
+        ({"delivery": {"initialSeconds": -1}}, "delivery.initialSeconds"),
         ({"drainSeconds": -1}, "drainSeconds"),
         ({"maxConcurrentTurns": 0}, "maxConcurrentTurns"),
         ({"incarnation": None}, "incarnation"),
