@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import json
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
 from starling.admin.states import StateReader, StoredCell
+from starling.core import limits
 from starling.core.ids import AgentId, PoolName, ShardId, shard_of
 from starling.core.names import MeshNames, cell_key
 from starling.core.record import Cell
+from starling.core.reference import CELL, refer
 from starling.core.routes import PoolRoute, Routes
 from starling.engine.amend import amend
+from starling.engine.objects import Objects
 from starling.errors import MeshError, SpecError
 from starling.ports.store import Store
 
@@ -127,7 +131,8 @@ async def restore(
 ) -> Saved:
     """Give agents the cells that they have in an archive, and no others; agents that are not in it stay as they are.
 
-    Each shard is taken for about a second and given back; its messages wait meanwhile. Raises Unreachable.
+    Each shard is taken for about a second and given back; its messages wait meanwhile. Large cells are in the pool's
+    object store before that. Raises Unreachable.
     """
     saved = Saved()
     by_shard: dict[tuple[PoolRoute, ShardId], list[tuple[AgentId, Mapping[str, Cell]]]] = {}
@@ -158,11 +163,21 @@ async def _restore_shard(
     who: str,
 ) -> None:
     before = await StateReader(store, mesh, route, shard).read(agents=[agent for agent, _ in group])
+    objects = Objects(store, mesh)
+
+    async def by_reference(key: str, cell: Cell) -> Cell:
+        if cell.data is None or len(cell.data) <= limits.MAX_BODY:
+            return cell
+        reference = refer(route.pool, shard, CELL, secrets.randbits(96), cell.data)
+        await objects.put(reference, cell.data, key=key)
+        return Cell(cell.version, reference.in_cell())
+
     groups = []
     for agent, cells in group:
         gone = before.agents.get(agent, {}).keys() - cells.keys()
         changes = {name: Cell(1, None) for name in gone} | dict(cells)
-        groups.append({cell_key(shard, agent, name): cell for name, cell in changes.items()})
+        keys = {cell_key(shard, agent, name): cell for name, cell in changes.items()}
+        groups.append({key: await by_reference(key, cell) for key, cell in keys.items()})
     names = MeshNames(mesh).pool(route.pool)
     await amend(store, names, shard, groups, incarnation=route.incarnation, who=who)
 

@@ -16,9 +16,11 @@ from starling.core.ids import AgentId, ShardId, token
 from starling.core.names import MeshNames, bucket_key, bucket_stream, bucket_subject, parse_cell_key
 from starling.core.overlay import TableValue
 from starling.core.record import Record
+from starling.core.reference import Reference, cell_reference
 from starling.core.replay import Replay
 from starling.core.routes import PoolRoute
-from starling.errors import DecodeError
+from starling.engine.objects import Objects
+from starling.errors import DecodeError, ObjectLost, RetryLater
 from starling.ports.store import Store, is_removal
 
 _ROUNDS: Final = 40
@@ -50,6 +52,9 @@ class StateReader:
         self._names = MeshNames(mesh).pool(route.pool)
         self._shard = shard
         self._journal = Replay()
+        self._objects = Objects(store, mesh)
+        self._missed: dict[AgentId, Reference] = {}
+        """Large cells that were not there at the last look: replaced meanwhile, or lost."""
 
     async def read(self, *, agent_type: str | None = None, agents: Iterable[AgentId] | None = None) -> ShardStates:
         """Read all agents of the shard, those of one type, or those given. An agent without state is left out.
@@ -120,8 +125,27 @@ class StateReader:
         for agent, by_name in cells.items():
             kept = {name: cell for name, cell in sorted(by_name.items()) if cell is not None}
             if kept and agent not in ahead and agent not in found.failed:
-                found.agents[agent] = kept
+                try:
+                    found.agents[agent] = {name: await self._whole(agent, cell) for name, cell in kept.items()}
+                except RetryLater:
+                    ahead.add(agent)
+                except ObjectLost as error:
+                    found.failed[agent] = str(error)
         return sorted(ahead)
+
+    async def _whole(self, agent: AgentId, cell: StoredCell) -> StoredCell:
+        """Return the cell with its content, wherever that is. Raises RetryLater when it is not there at a first look:
+        perhaps the cell has a successor by now; ObjectLost at a second one."""
+        reference = cell_reference(cell.data)
+        if reference is None:
+            return cell
+        try:
+            return cell._replace(data=await self._objects.get(reference))
+        except ObjectLost as error:
+            if self._missed.get(agent) == reference:
+                raise
+            self._missed[agent] = reference
+            raise RetryLater(str(error)) from error
 
     async def _table(self, pattern: str) -> Mapping[str, bytes]:
         """Last values of the table under a pattern: key to value."""

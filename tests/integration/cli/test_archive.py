@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starling import Agent, AgentId, Context, event, message
+from starling import Agent, AgentId, Context, event, message, rpc
 from starling.adapters.nats import EmbeddedServer
 from starling.admin.archive import restore
 from starling.admin.states import StateReader
@@ -19,6 +19,7 @@ from starling.core.ids import ShardId
 from starling.core.names import PoolNames, bucket_stream, bucket_subject, cell_key
 from starling.core.record import Cell
 from starling.engine.amend import amend
+from starling.engine.objects import Objects
 from starling.errors import TooLarge
 from starling.provision import read_routes
 
@@ -34,6 +35,27 @@ class Nap:
 @dataclass
 class Sleep:
     naps: int = 0
+
+
+@message("cli.Write")
+@dataclass
+class Write:
+    letters: int
+
+
+@dataclass
+class Page:
+    text: str = ""
+
+
+class Writer(Agent[Page], type="writer"):
+    @rpc
+    async def write(self, message: Write, ctx: Context) -> int:
+        """Write so many letters, or none, over what is there; return how many were there."""
+        before = len(self.state.text)
+        if message.letters:
+            self.state.text = "x" * message.letters
+        return before
 
 
 class Sleeper(Agent[Sleep], type="sleeper"):
@@ -125,6 +147,37 @@ async def test_chosen_agents_and_one_type_are_saved_and_restored_alone(
         assert _saved(again) == _saved(one_type)
         assert (await mesh.starling("import", str(everything), "--agent", "account/bo", "--yes")).code == 0
         assert [await _balance(mesh, key) for key in ("anna", "bo")] == [Balance(6, 2), Balance(6, 1)]
+
+
+async def test_large_cells_are_saved_whole_and_restored_into_the_object_store(
+    nats_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "agents.jsonl"
+    async with running_mesh(nats_server, Writer) as mesh:
+        anna = AgentId("writer", "anna")
+        await mesh.client.call(anna, Write(1_500_000), timeout=BOUND)
+        assert (await mesh.starling("export", str(file))).code == 0
+        assert len(_saved(file)["writer/anna"]["state"]["value"]["text"]) == 1_500_000
+        await mesh.client.call(anna, Write(2), timeout=BOUND)
+        back = await mesh.starling("import", str(file), "--yes", "--json")
+        assert back.json == {"restored": 1, "failed": {}}, back.err
+        assert await mesh.client.call(anna, Write(0), timeout=BOUND) == 1_500_000
+
+
+async def test_a_large_cell_whose_object_is_lost_is_named_and_the_others_are_saved(
+    nats_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    file = tmp_path / "agents.jsonl"
+    async with running_mesh(nats_server, Writer) as mesh:
+        await mesh.client.call(AgentId("writer", "anna"), Write(1_500_000), timeout=BOUND)
+        await mesh.client.call(AgentId("writer", "bo"), Write(5), timeout=BOUND)
+        objects = Objects(mesh.store, mesh.name)
+        (name,) = await objects.names(mesh.pool)
+        await objects.delete(mesh.pool, name)
+        ran = await mesh.starling("export", str(file), "--json")
+        assert ran.code == 1
+        assert ran.json["failed"] == {"writer/anna": f"object {name} of st_{mesh.name}_{mesh.pool}_big is missing"}
+        assert list(_saved(file)) == ["writer/bo"]
 
 
 @pytest.mark.row("RT-78")
