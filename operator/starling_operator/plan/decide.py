@@ -145,10 +145,13 @@ def _replicas(seen: PoolSeen, desired: int, leaving: Sequence[PodView], *, settl
 
 
 def _is_empty(pod: PodView, current: ShardMap) -> bool:
-    """Whether a pod owns nothing, by a report that is newer than the map that empties it, or is gone."""
+    """Whether a pod owns nothing, by a report that is newer than the map that empties it, or is gone.
+
+    One that no map has emptied yet may be in the middle of a take that no report tells of.
+    """
     if pod.member is None:
         return pod.gone_for is not None or pod.phase in ("starting", "failed")
-    return not pod.member.shards and pod.member.map_rev >= current.rev
+    return pod.name in current.draining and not pod.member.shards and pod.member.map_rev >= current.rev
 
 
 def _replaceable(wish: PoolWish, seen: PoolSeen, leaving: Sequence[PodView], desired: int) -> int | None:

@@ -362,6 +362,13 @@ def test_fewer_pods_come_before_a_new_version() -> None:
     assert (after.replace, after.replicas) == (None, 1)
 
 
+def test_a_pod_is_not_replaced_before_a_map_has_emptied_it_whatever_its_last_report_says() -> None:
+    """It may take by the map that still names it; the pods that shall take over are not there yet."""
+    alone = replace(running(0, 0, 0, 0, 0, 0, 0, 0), pods=(pod(0, ()),), replicas=1)
+    plan = decide(wish(3, version=V2), alone, NOTHING, 0.0)
+    assert (plan.map, plan.replace, plan.replicas) == (None, None, 3)
+
+
 def test_a_single_pod_is_replaced_though_nobody_can_take_its_shards_meanwhile() -> None:
     seen = running(0, 0, 0, 0, 0, 0, 0, 0)
     plan = decide(wish(1, version=V2), seen, NOTHING, 0.0)
