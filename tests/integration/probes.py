@@ -268,6 +268,50 @@ class Payer(Agent[Money], type="payer"):
         return self.state
 
 
+@dataclass(frozen=True, slots=True)
+class Rouse:
+    """Be woken every second from now on, or not any more. note: a file that gets a line whenever the agent leaves."""
+
+    note: str
+    on: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    pass
+
+
+@dataclass
+class Wakes:
+    """times: when each turn of the timer was due, milliseconds since 1970."""
+
+    note: str = ""
+    times: list[int] = field(default_factory=list)
+
+
+class Dormouse(Agent[Wakes], type="dormouse", idle=0.2):
+    """Sleeps between two turns of its timer."""
+
+    @event
+    async def rouse(self, message: Rouse, ctx: Context) -> None:
+        self.state.note = message.note
+        if message.on:
+            ctx.set_timer("wake", Woken(), every=1.0)
+        else:
+            ctx.cancel_timer("wake")
+
+    @event
+    async def woken(self, message: Woken, ctx: Context) -> None:
+        self.state.times.append(int(ctx.message_id.rpartition("@")[2]))
+
+    @rpc
+    async def tell(self, message: Tell) -> Wakes:
+        return self.state
+
+    async def on_passivate(self) -> None:
+        line_to(Path(self.state.note), "asleep")
+
+
 async def ask_model(folder: str) -> int:
     """Answer, and count that it was asked."""
     line_to(Path(folder) / "asked", "asked")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from starling import AgentId
 
-from tests.integration.probes import Money, Nap, Numbered, Order, Pay, PayAt, Record, Tell
+from tests.integration.probes import Money, Nap, Numbered, Order, Pay, PayAt, Record, Rouse, Tell
 
 if TYPE_CHECKING:
     from starling import Mesh
@@ -91,6 +92,33 @@ async def test_a_turn_of_minutes_holds_up_only_its_agent_and_a_kill_repeats_only
             return len(await lines(note)) >= 2
 
         await cluster.until(again)
+
+
+@pytest.mark.row("RT-42", part="a passivated agent is woken 12 times, none doubled over a kill", completes=True)
+async def test_a_sleeping_agent_is_woken_at_each_interval_once_over_a_kill_until_it_takes_the_timer_back(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    mouse, note = AgentId("dormouse", "d"), tmp_path / "note"
+    pool = await cluster.pool("mice", agents={"dormouse": f"{CODE}Dormouse"})
+    await pool.map("mice-0")
+    pod = pool.start("mice-0")
+    async with cluster.client() as mesh:
+        await mesh.send(mouse, Rouse(str(note)))
+
+        async def slept(times: int) -> bool:
+            return len(await lines(note)) >= times
+
+        await cluster.until(lambda: slept(6))  # nobody asks it: the timer alone wakes it in between
+        pod.kill()
+        await pod.ended()
+        pool.start("mice-0")
+        await cluster.until(lambda: slept(13))
+        await mesh.send(mouse, Rouse(str(note), on=False))
+        woken = (await mesh.call(mouse, Tell(), timeout=60)).times
+        assert len(woken) >= 12
+        assert all(after - before >= 1000 for before, after in pairwise(woken)), woken
+        await asyncio.sleep(3.0)  # as long as three more would take
+        assert (await mesh.call(mouse, Tell(), timeout=60)).times == woken
 
 
 @pytest.mark.row("RT-46", part="killed after the mail: one key; killed after the step: one call", completes=True)
