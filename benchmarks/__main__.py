@@ -22,6 +22,7 @@ GROUP_TIMEOUT: Final = 900.0
 async def run(bench: Bench, names: list[str], target: Path) -> None:
     """Run the groups; what is known so far is in the file after each, so that a run that is stopped was not in vain."""
     taken_on = environment()
+    bench.say(", ".join(f"{name} {fact}" for name, fact in taken_on.items()))
     started = time.monotonic()
     for name in names:
         bench.group = name

@@ -140,6 +140,36 @@ class Scale(Agent[CounterState]):
 
 
 @dataclass(frozen=True, slots=True)
+class Hoard:
+    """Makes the state so large."""
+
+    size_bytes: int
+
+
+@dataclass
+class HoardState:
+    text: str = ""
+
+
+class Hoarder(Agent[HoardState], idle=0.2):
+    """A large state in one cell, which leaves memory soon. left: set once it has."""
+
+    left = asyncio.Event()
+
+    @rpc
+    async def hoard(self, message: Hoard) -> Count:
+        self.state.text = "x" * message.size_bytes
+        return Count(message.size_bytes)
+
+    @rpc
+    async def read(self, message: Read) -> Count:
+        return Count(len(self.state.text))
+
+    async def on_passivate(self) -> None:
+        Hoarder.left.set()
+
+
+@dataclass(frozen=True, slots=True)
 class Numbered:
     """One of a source's messages to one agent. number: from 1; seconds: that its turn takes, 0 does not wait."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-PERCENTILES: Final = {"p50_us": 0.5, "p99_us": 0.99, "max_us": 1.0}
+PERCENTILES: Final = {"p50_us": 0.5, "p99_us": 0.99, "p999_us": 0.999, "max_us": 1.0}
 
 Sample = Mapping[str, float]
 
@@ -18,7 +18,7 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 
 
 def latencies(seconds: Sequence[float]) -> dict[str, float]:
-    """Return p50, p99 and maximum in microseconds."""
+    """Return p50, p99, p99.9 and maximum in microseconds."""
     ordered = sorted(seconds)
     return {name: percentile(ordered, share) * 1e6 for name, share in PERCENTILES.items()}
 

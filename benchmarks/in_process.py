@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import os
 import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Final
 
 import starling
 from starling.core.ids import AgentId
 
-from benchmarks.agents import AddNow, Counter
+from benchmarks.agents import AddNow, Count, Counter, Hoard, Hoarder, Read
 from benchmarks.figures import latencies
+from benchmarks.processes import resident_bytes
 
 
 async def timed(in_flight: int, seconds: float, act: Callable[[int], Awaitable[object]]) -> dict[str, float]:
@@ -44,6 +47,66 @@ async def calls(in_flight: int = 1, keys: int = 1000, seconds: float = 2.0) -> d
         for key in range(keys):
             await mesh.call(AgentId("counter", f"k{key}"), AddNow(0))
         return await timed(in_flight, seconds, lambda n: mesh.call(AgentId("counter", f"k{n % keys}"), AddNow()))
+
+
+async def batches(size: int = 100, keys: int = 1000, seconds: float = 60.0) -> dict[str, float]:
+    """Calls in batches: the next batch starts when the last one is answered. Latencies are those of the calls."""
+    taken: list[float] = []
+    now = time.perf_counter
+    async with starling.local(Counter) as mesh:
+
+        async def call(number: int) -> None:
+            begun = now()
+            await mesh.call(AgentId("counter", f"k{number % keys}"), AddNow())
+            taken.append(now() - begun)
+
+        started = now()
+        while now() - started < seconds:
+            await asyncio.gather(*(call(len(taken) + number) for number in range(size)))
+        return {"per_second": len(taken) / (now() - started), **latencies(taken)}
+
+
+async def fresh(keys: int = 1000) -> dict[str, float]:
+    """First calls of agents that have never been there, one after the other."""
+    taken: list[float] = []
+    async with starling.local(Counter) as mesh:
+        await mesh.call(AgentId("counter", "first"), AddNow())
+        for key in range(keys):
+            begun = time.perf_counter()
+            await mesh.call(AgentId("counter", f"k{key}"), AddNow())
+            taken.append(time.perf_counter() - begun)
+    return latencies(taken)
+
+
+async def large(size_bytes: int = 10_000_000) -> dict[str, float]:
+    """A state of so many bytes: the call that saves it, and the call that finds the agent out of memory."""
+    async with starling.local(Hoarder) as mesh:
+        hoarder = AgentId("hoarder", "k")
+        begun = time.perf_counter()
+        await mesh.call(hoarder, Hoard(size_bytes))
+        saved = time.perf_counter()
+        async with asyncio.timeout(60):
+            await Hoarder.left.wait()
+        asked = time.perf_counter()
+        found: Count = await mesh.call(hoarder, Read())
+        loaded = time.perf_counter()
+    if found.handled != size_bytes:
+        raise RuntimeError(f"{found.handled} bytes of state came back, not {size_bytes}")
+    return {"save_ms": (saved - begun) * 1000, "load_ms": (loaded - asked) * 1000}
+
+
+async def idle(keys: int = 10_000) -> dict[str, float]:
+    """Resident memory of this process that agents in memory add, their (small) states and what is stored included."""
+    async with starling.local(Counter) as mesh:
+        for key in range(500):  # what a first use of everything costs
+            await mesh.call(AgentId("counter", f"first{key}"), AddNow())
+        gc.collect()
+        before = resident_bytes(os.getpid())
+        for key in range(keys):
+            await mesh.call(AgentId("counter", f"k{key}"), AddNow())
+        gc.collect()
+        added = resident_bytes(os.getpid()) - before
+    return {"bytes_per_agent": added / keys}
 
 
 async def deques(in_flight: int = 1, keys: int = 1000, seconds: float = 2.0) -> dict[str, float]:
@@ -76,9 +139,19 @@ async def deques(in_flight: int = 1, keys: int = 1000, seconds: float = 2.0) -> 
         await asyncio.gather(*agents, return_exceptions=True)
 
 
+WORKLOADS: Final[dict[str, Callable[..., Awaitable[dict[str, float]]]]] = {
+    "calls": calls,
+    "batches": batches,
+    "fresh": fresh,
+    "large": large,
+    "idle": idle,
+    "deques": deques,
+}
+
+
 async def main(given: dict[str, Any]) -> dict[str, float]:
     """Return the figures of one workload."""
-    workload = {"calls": calls, "deques": deques}[given.pop("workload")]
+    workload = WORKLOADS[given.pop("workload")]
     return await workload(**given)
 
 

@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
@@ -20,6 +21,12 @@ _PR_SET_PDEATHSIG: Final = 1
 
 class LoadFailed(Exception):
     """A process of a measurement failed; the text is the end of what it wrote."""
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory of a process that is in RAM."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(found.group(1)) * 1024 if found else 0
 
 
 def _die_with_parent() -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from benchmarks.bench import Bench
 from benchmarks.groups.calls import calls, queries
-from benchmarks.groups.local import local
+from benchmarks.groups.local import local, local_sizes
 from benchmarks.groups.one_way import fan_out, one_way
 from benchmarks.groups.sizes import bodies, cold, drained, memory, million
 from benchmarks.groups.topology import moves, replicas, workers
@@ -21,6 +21,7 @@ GROUPS: Final[Mapping[str, Group]] = {
     "one-way": one_way,
     "fan-out": fan_out,
     "local": local,
+    "local-sizes": local_sizes,
     "cold": cold,
     "bodies": bodies,
     "memory": memory,

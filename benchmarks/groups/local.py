@@ -18,9 +18,7 @@ async def local(bench: Bench) -> None:
     seconds = bench.seconds
 
     async def ours(workload: str, in_flight: int) -> dict[str, float]:
-        return await json_of(
-            "-m", "benchmarks.in_process", {"workload": workload, "in_flight": in_flight, "seconds": seconds}
-        )
+        return await in_process(workload, in_flight=in_flight, seconds=seconds)
 
     async with autogen_over_grpc() as (grpc, address):
         for in_flight in (1, 100):
@@ -35,3 +33,34 @@ async def local(bench: Bench) -> None:
                 [Target("calls a second over autogen-core in process", OURS, "per_second", 5, AUTOGEN)]
                 + ([Target("p50 in microseconds", OURS, "p50_us", 25, at_least=False)] if in_flight == 1 else []),
             )
+
+
+async def local_sizes(bench: Bench) -> None:
+    """The local runtime for long, for new agents, for a state of 10 MB, and for many idle agents."""
+    agents = bench.size(10_000, 2_000)
+    cases: tuple[tuple[str, str, dict[str, float]], ...] = (
+        (
+            f"A run of {bench.size(60, 2)} s in one process, in batches of 100",
+            "batches",
+            {"seconds": bench.size(60, 2)},
+        ),
+        ("First call of a new agent in one process", "fresh", {"keys": bench.size(1_000, 100)}),
+        ("A state of 10 MB, saved and loaded in one process", "large", {}),
+        (f"Memory of {agents:,} idle agents in one process", "idle", {"keys": agents}),
+    )
+    targets = {
+        "batches": [Target("calls a second", OURS, "per_second", 10_000)],
+        "fresh": [Target("p50 of the first call in microseconds", OURS, "p50_us", 10_000, at_least=False)],
+        "large": [
+            Target("milliseconds to save", OURS, "save_ms", 100, at_least=False),
+            Target("milliseconds to load", OURS, "load_ms", 100, at_least=False),
+        ],
+        "idle": [Target("bytes an agent", OURS, "bytes_per_agent", 1_000_000, at_least=False)],
+    }
+    for title, workload, given in cases:
+        bench.note(title, {OURS: [await in_process(workload, **given)]}, targets[workload])
+
+
+async def in_process(workload: str, **given: float) -> dict[str, float]:
+    """The figures of a workload in a process of its own."""
+    return await json_of("-m", "benchmarks.in_process", {"workload": workload, **given})

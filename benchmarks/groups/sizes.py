@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
-from pathlib import Path
 
 from benchmarks.bench import Bench, Target, loading
 from benchmarks.figures import Sample
+from benchmarks.processes import resident_bytes
 from benchmarks.stage import Stage
 
 COLD = "cold: state read from the table"
@@ -170,9 +169,3 @@ def memory_now(mesh: Stage) -> Sample:
         "worker_mb": sum(map(resident_bytes, workers)) / 1e6,
         "server_mb": sum(map(resident_bytes, servers)) / 1e6,
     }
-
-
-def resident_bytes(pid: int) -> int:
-    """Memory of a process that is in RAM."""
-    found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(found.group(1)) * 1024 if found else 0

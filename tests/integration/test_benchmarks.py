@@ -14,11 +14,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str, result: Path) -> dict[str, Any]:
+    """The JSON of a run, and what it has printed as `said`."""
     command = [sys.executable, "-m", *arguments, "--json", str(result)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     value: dict[str, Any] = json.loads(result.read_text())
-    return value
+    return {**value, "said": done.stdout}
 
 
 def test_a_killed_worker_loses_nothing_in_the_fault_suite(tmp_path: Path) -> None:
@@ -38,3 +39,23 @@ def test_a_benchmark_writes_its_figures_and_where_they_were_taken(tmp_path: Path
     assert value["environment"]["nats_server"].startswith("v2.")
     assert [case["error"] for case in value["cases"]] == [""] * len(value["cases"])
     assert value["cases"][0]["entries"]["Starling, 2 workers"]["figures"]["per_second"]["median"] > 0
+
+
+@pytest.mark.row("RT-83", part="resident memory of idle agents is reported, and under 1 MB each", completes=True)
+@pytest.mark.row("RT-89", part="a run in batches of 100 prints environment, rate and p50 to p99.9, and writes JSON")
+@pytest.mark.row("RT-82", part="first calls of new agents, and 10 MB of state saved and loaded, are measured")
+def test_the_local_runtime_is_measured_in_batches_with_new_agents_large_state_and_idle_agents(tmp_path: Path) -> None:
+    value = run("benchmarks", "--quick", "--only", "local-sizes", result=tmp_path / "bench.json")
+
+    batches, fresh, large, idle = (
+        {name: figure["median"] for name, figure in case["entries"]["Starling, local runtime"]["figures"].items()}
+        for case in value["cases"]
+    )
+    for name in ("per_second", "p50_us", "p99_us", "p999_us"):
+        assert batches[name] > 0
+        assert f"{name} {batches[name]:,.0f}" in value["said"]
+    assert f"cpu {value['environment']['cpu']}" in value["said"]
+    assert 0 < fresh["p50_us"] <= fresh["p999_us"]
+    assert large["save_ms"] > 0
+    assert large["load_ms"] > 0
+    assert 0 < idle["bytes_per_agent"] < 1_000_000
