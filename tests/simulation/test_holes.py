@@ -251,3 +251,44 @@ async def test_a_message_that_waits_for_its_retry_outlives_the_end_of_its_agent(
         await made.idle()
         assert await made.state(Ending, "k") == Count(1)
         assert await made.dead_letters() == []
+
+
+@message("hole-start")
+@dataclass(frozen=True, slots=True)
+class Start:
+    pass
+
+
+@message("hole-tick")
+@dataclass(frozen=True, slots=True)
+class Tick:
+    pass
+
+
+@dataclass
+class Ticks:
+    count: int = 0
+
+
+class Ticking(Agent[Ticks], type="hole_ticking"):
+    """Ends its timer in the timer's own turn, at the second time."""
+
+    @event
+    async def start(self, message: Start, ctx: Context) -> None:
+        ctx.set_timer("tick", Tick(), every=5.0)
+
+    @event
+    async def tick(self, message: Tick, ctx: Context) -> None:
+        self.state.count += 1
+        if self.state.count == 2:
+            ctx.cancel_timer("tick")
+
+
+async def test_a_timer_that_its_own_turn_takes_back_does_not_come_again() -> None:
+    async with mesh(Ticking) as made:
+        await made.send(AgentId("hole_ticking", "k"), Start())
+        await made.idle()
+        for _ in range(30):
+            await made.advance(1)
+            await made.committed()
+        assert await made.state(Ticking, "k") == Ticks(2)
