@@ -270,7 +270,7 @@ class Payer(Agent[Money], type="payer"):
 
 @dataclass(frozen=True, slots=True)
 class Rouse:
-    """Be woken every second from now on, or not any more. note: a file that gets a line whenever the agent leaves."""
+    """Be woken every 1.5 s from now on, or not any more. note: a file that gets a line whenever the agent leaves."""
 
     note: str
     on: bool = True
@@ -296,7 +296,7 @@ class Dormouse(Agent[Wakes], type="dormouse", idle=0.2):
     async def rouse(self, message: Rouse, ctx: Context) -> None:
         self.state.note = message.note
         if message.on:
-            ctx.set_timer("wake", Woken(), every=1.0)
+            ctx.set_timer("wake", Woken(), every=1.5)  # out of step with the look for idle agents
         else:
             ctx.cancel_timer("wake")
 
