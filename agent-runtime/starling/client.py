@@ -49,6 +49,7 @@ class Mesh:
     ) -> None:
         self._store = store
         self._mesh = mesh
+        self._machine_wall = wall
         self._time = StreamTime(store, mesh, wall)
         wall = self._wall = self._time.now
         self._chance = chance
@@ -64,7 +65,7 @@ class Mesh:
 
         An SDK for traces that is configured later is not noticed.
         """
-        self._producer.tracing = tracing(self._wall)
+        self._producer.tracing = tracing(self._machine_wall)  # as the spans of others are stamped
         await self._calls.open()
         self._watch = asyncio.get_running_loop().create_task(
             watch_routes(self._store, self._mesh, self._routes), name="routes"

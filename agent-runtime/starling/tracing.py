@@ -77,9 +77,9 @@ class Tracing:
         return Sending(span, self.now)
 
     def turn(
-        self, envelope: Envelope, *, pool: str, shard: int, attempt: int, stored: float, received: float
+        self, envelope: Envelope, *, pool: str, shard: int, attempt: int, stored: float, received: int
     ) -> TurnTrace:
-        """Start the span of one attempt at a message. stored, received: seconds since 1970, 0 when unknown.
+        """Start the span of one attempt at a message. stored: seconds, received: nanoseconds since 1970, 0: unknown.
 
         A message without a trace gets that of its first attempt, so that later ones and log lines share it.
         """
@@ -102,9 +102,9 @@ class Tracing:
         )
         if parent is None:
             envelope.trace = traceparent(span.get_span_context())
-        for name, at in (("stored", stored), ("received", received)):
+        for name, at in (("stored", int(stored * 1e9)), ("received", received)):
             if at:
-                span.add_event(name, timestamp=int(at * 1e9))
+                span.add_event(name, timestamp=at)
         return TurnTrace(self, span)
 
     def now(self) -> int:

@@ -31,7 +31,7 @@ class Turns(TurnStarts):
         if work.stored > self.stream_time:
             self.stream_time = work.stored
         if self._tracing is not None:
-            work.received = self._settings.wall()
+            work.received = self._tracing.now()
         if envelope.not_before and not work.due and envelope.not_before > self._settings.wall() * 1000:
             self._delay(work, envelope)
             return

@@ -97,8 +97,8 @@ class Work:
         self.attempt = attempt
         self.fresh = fresh
         self.not_before = 0.0
-        self.received = 0.0
-        """When its owner had it, seconds since 1970; 0 without tracing."""
+        self.received = 0
+        """When its owner had it, nanoseconds since 1970 by the machine; 0 without tracing."""
         self.started = False
         self.cancelled = False
         """Its caller has given up on it."""

@@ -74,7 +74,8 @@ class Worker:
         memory: MemoryUse = memory_use,
     ) -> None:
         self.time = StreamTime(store, settings.mesh, settings.wall)
-        settings = replace(settings, wall=self.time.now, tracing=settings.tracing or tracing(self.time.now))
+        spans = settings.tracing or tracing(settings.wall)  # by the machine's clock, as the spans of others
+        settings = replace(settings, wall=self.time.now, tracing=spans)
         self._store = store
         self._settings = settings
         self._drain_seconds = drain_seconds

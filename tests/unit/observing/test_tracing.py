@@ -88,7 +88,7 @@ def test_a_message_from_outside_starts_a_trace_and_its_turn_goes_on_with_it(
     sending = tracer.sending(message, TARGET)
     sending.happened("sent")
     sending.ended()
-    turn = tracer.turn(message, pool="airports", shard=3, attempt=1, stored=1_700_000_000.5, received=0.0)
+    turn = tracer.turn(message, pool="airports", shard=3, attempt=1, stored=1_700_000_000.5, received=0)
     turn.finished("ok")
     turn.committed(replied=False)
 
@@ -109,7 +109,7 @@ def test_spans_say_message_agent_type_pool_and_shard_and_never_the_body(
 ) -> None:
     message = envelope(reply="answers.1")
     tracer.sending(message, TARGET).ended()
-    turn = tracer.turn(message, pool="airports", shard=3, attempt=2, stored=0.0, received=0.0)
+    turn = tracer.turn(message, pool="airports", shard=3, attempt=2, stored=0.0, received=0)
     turn.committed(replied=True)
 
     for span in exporter.get_finished_spans():
@@ -125,7 +125,7 @@ def test_spans_say_message_agent_type_pool_and_shard_and_never_the_body(
 async def test_the_handlers_own_spans_and_what_it_sends_hang_under_its_turn(
     tracer: Tracing, exporter: InMemorySpanExporter
 ) -> None:
-    turn = tracer.turn(envelope(trace=GOOD), pool="airports", shard=3, attempt=1, stored=0.0, received=0.0)
+    turn = tracer.turn(envelope(trace=GOOD), pool="airports", shard=3, attempt=1, stored=0.0, received=0)
 
     async def handler() -> str:
         with tracer._tracer.start_as_current_span("search the web"):
@@ -156,7 +156,7 @@ async def test_the_handlers_own_spans_and_what_it_sends_hang_under_its_turn(
 async def test_a_call_that_fails_says_so_in_its_span_and_raises(
     tracer: Tracing, exporter: InMemorySpanExporter
 ) -> None:
-    turn = tracer.turn(envelope(), pool="airports", shard=3, attempt=1, stored=0.0, received=0.0)
+    turn = tracer.turn(envelope(), pool="airports", shard=3, attempt=1, stored=0.0, received=0)
 
     async def refuse(_: str) -> None:
         raise LookupError("no such flight")
@@ -170,7 +170,7 @@ async def test_a_call_that_fails_says_so_in_its_span_and_raises(
 
 @pytest.mark.row("RT-64", part="the span")
 def test_a_failed_turn_has_its_error_record_as_an_event(tracer: Tracing, exporter: InMemorySpanExporter) -> None:
-    turn = tracer.turn(envelope(), pool="airports", shard=3, attempt=1, stored=0.0, received=0.0)
+    turn = tracer.turn(envelope(), pool="airports", shard=3, attempt=1, stored=0.0, received=0)
     turn.sends("m1.0", "Milestone", TARGET, None)
     turn.failed(ErrorRecord.of(TimeoutError("too slow"), now=1_700_000_000.0, context={"agent": str(EWR)}))
     turn.finished("retry")
