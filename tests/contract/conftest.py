@@ -12,7 +12,7 @@ from starling.adapters.nats import EmbeddedServer, connect
 from starling.adapters.nats.server import binary, cluster
 from starling.core.names import bucket_stream
 from starling.errors import RetryLater, SpecError
-from starling.ports.store import Answer, Message, Reader, Store, StreamSpec
+from starling.ports.store import Answer, Message, Reader, Store, StreamSpec, Unknown
 
 Connector = Callable[[str], Awaitable[Store]]
 
@@ -148,9 +148,12 @@ def _nats(server: EmbeddedServer) -> Connector:
 
 
 async def put(store: Store, subject: str, data: bytes = b"", **more: object) -> Answer:
-    """Publish and wait for the answer."""
+    """Publish and wait for the answer; again as long as the stream, which may be new, has no leader."""
     async with asyncio.timeout(BOUND):
-        return await (await store.publish(subject, data, **more))  # type: ignore[arg-type]
+        while True:
+            answer = await (await store.publish(subject, data, **more))  # type: ignore[arg-type]
+            if not (isinstance(answer, Unknown) and answer.text.endswith("has no leader")):
+                return answer
 
 
 async def read_until(reader: Reader, count: int, messages: int = 64, size_bytes: int = 1 << 20) -> list[Message]:

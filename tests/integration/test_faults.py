@@ -20,7 +20,7 @@ MESSAGES = BURST + PACED
 STEPS = [
     *((point, n) for point in (Point.RECORD_SENT, Point.RECORD_ACKED) for n in (1, 2, 3, 5, 20)),
     *((point, n) for point in (Point.ACCEPTED, Point.TURN_DONE) for n in (1, 4, 30)),
-    *((point, n) for point in (Point.FRAME_SENT,) for n in (1, 2, 15)),
+    *((point, n) for point in (Point.FRAME_SENT,) for n in (1, 2, 10)),
     *((point, n) for point in (Point.TAKEN, Point.TABLE_SENT, Point.RELEASED) for n in (1, 2)),
     (Point.PURGE_SENT, 1),
 ]
