@@ -223,7 +223,7 @@ class Mesh:
                 type_name, body = encode(message)
                 own_id = user_id if user_id is not None else self._new_id()
                 targets = list(self._routes.current.targets(topic))
-                large = await self._claims(targets, body, timeout) if len(body) > limits.MAX_BODY else {}
+                large = await self._claims(targets, body, timeout)
                 for target in targets:
                     place = large.get(target.pool.pool)
                     flow.add(

@@ -190,13 +190,8 @@ def object_descriptions(bucket: str) -> str:
     return f"$O.{bucket}.M.>"
 
 
-def object_marks(bucket: str, name: str) -> str:
-    """Subjects of the marks of one object: a message each for those that share it and are done with it."""
-    return f"$O.{bucket}.D.{name}.*"
-
-
 def object_mark(bucket: str, name: str, who: str) -> str:
-    """Subject under which one of those that share an object says that it is done with it."""
+    """Subject under which one of those that share an object says that it is done with it; `*` for any."""
     return f"$O.{bucket}.D.{name}.{who}"
 
 

@@ -21,7 +21,6 @@ from starling.core.names import (
     object_chunks,
     object_description,
     object_mark,
-    object_marks,
     object_stream,
 )
 from starling.core.reference import Reference
@@ -151,7 +150,7 @@ class Objects:
             await self.delete(reference.pool, reference.name)
             return
         bucket = self._bucket(reference.pool)
-        stream, marks = object_stream(bucket), object_marks(bucket, reference.name)
+        stream, marks = object_stream(bucket), object_mark(bucket, reference.name, "*")
         await (await self._store.publish(object_mark(bucket, reference.name, who), b""))
         found: set[str] = set()
         first = 1
@@ -168,7 +167,7 @@ class Objects:
         found = await self._store.last(stream, object_description(bucket, name))
         if found is not None:
             await self._store.purge(stream, object_chunks(bucket, _parsed(found)["nuid"]), below=_ALL)
-            await self._store.purge(stream, object_marks(bucket, name), below=_ALL)
+            await self._store.purge(stream, object_mark(bucket, name, "*"), below=_ALL)
             await self._store.purge(stream, object_description(bucket, name), below=_ALL)
 
     async def names(self, pool: PoolName) -> list[str]:

@@ -54,7 +54,7 @@ class TurnServices(Schedule):
         await self.commit(outcome)
 
     async def read_saved(self, key: str) -> bytes | None:
-        """Return what an earlier attempt of this turn has saved."""
+        """Return the cell of a step, a call or an answer that was recorded before; None when there is none."""
         cell = (await self._loader.read([key]))[key]
         return cell.data if cell is not None else None
 

@@ -286,8 +286,7 @@ class TurnStarts(TurnEnds):
         """A call that was handled before gets the answer that it got then."""
         data = self._replied.get(key)
         if data is None:
-            cell = (await self._loader.read([key]))[key]
-            data = cell.data if cell is not None else None
+            data = await self.read_saved(key)
         envelope = work.envelope
         assert envelope is not None
         outcome = Outcome(work)
