@@ -20,7 +20,7 @@ from starling.agent import AgentDefinition, definition
 from starling.cli import main
 from starling.core.ids import PodName, PoolName, ShardId
 from starling.core.membership import ShardMap
-from starling.core.names import MeshNames, bucket_stream
+from starling.core.names import MeshNames, PoolNames, bucket_stream
 from starling.core.retry import RetryPolicy
 from starling.core.routes import PoolRoute, Routes
 from starling.core.subscriptions import SubscriptionRoute
@@ -178,7 +178,12 @@ class RunningMesh:
         """Wait until everything that was stored has been handled."""
 
         async def is_idle() -> bool:
-            return all(run.is_idle for w in self.workers.values() for run in w.ownership.owned.values())
+            for run in (run for worker in self.workers.values() for run in worker.ownership.owned.values()):
+                # what was stored a moment ago may not have reached the reader, which is then idle
+                mailbox = await self.store.stream_info(PoolNames(self.name, self.pool).mailbox(run.shard))
+                if not run.is_idle or mailbox is None or run.finished_through < mailbox.last_sequence:
+                    return False
+            return True
 
         await self.served()
         await until(is_idle)
