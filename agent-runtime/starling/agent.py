@@ -151,6 +151,7 @@ class AgentDefinition:
         "has_state",
         "hooks",
         "migrations",
+        "only_call_handler",
         "options",
         "type",
     )
@@ -174,6 +175,7 @@ class AgentDefinition:
         """Chooses the handler for a message and decodes it; see `Dispatch.find`."""
         self.find_query = dispatch.find_query
         self.call_attempts = dispatch.call_attempts
+        self.only_call_handler = dispatch.only_call_handler
         self.factory: Callable[[], Any] | None = None
         """Makes an instance without arguments, or is awaited for it; None: the class itself."""
         _check_init(cls)

@@ -436,8 +436,8 @@ class Mesh:
         """Return a typed stand-in for an agent: `await mesh.agent(Airport, "EWR").report(Ask(), timeout=5.0)`."""
         return client_proxy(self, cls, key)
 
-    def _new_id(self) -> str:
-        return message_id(int(self._wall() * 1000), self._chance.getrandbits(74))
+    def _new_id(self, now: float | None = None) -> str:
+        return message_id(int((self._wall() if now is None else now) * 1000), self._chance.getrandbits(74))
 
 
 def _is_patient(when_full: str) -> bool:

@@ -61,9 +61,16 @@ class Codec:
 
     def dump(self, value: Any) -> bytes:
         """Raises DecodeError naming the field, TooLarge."""
+        return self.copied(value)[0]
+
+    def copied(self, value: Any) -> tuple[bytes, Any]:
+        """Return the body, and the value as whoever reads it gets it, which shares nothing with this one.
+
+        Raises as `dump`.
+        """
         if self._write is None or self._read is None:
             self._build(may_wait=False)
-            return self.dump(value)
+            return self.copied(value)
         try:
             body = self._write(value, warnings=False)
             back = self._read(body, strict=True)
@@ -73,7 +80,7 @@ class Codec:
             raise DecodeError(lost)
         if self.limit is not None and len(body) > self.limit:
             raise TooLarge(f"{self.name} has {len(body)} bytes, at most {self.limit} fit into a message")
-        return body
+        return body, back
 
     def written(self, value: Any) -> bytes:
         """Return what `dump` would, without its checks: to see whether a value has changed. Raises DecodeError."""
@@ -104,7 +111,7 @@ class PlainCodec(Codec):
     def _build(self, *, may_wait: bool) -> None:
         pass
 
-    def dump(self, value: Any) -> bytes:
+    def copied(self, value: Any) -> tuple[bytes, Any]:
         try:
             wrong = _not_plain(value, self.name)
         except RecursionError:
@@ -113,12 +120,12 @@ class PlainCodec(Codec):
             raise DecodeError(wrong)
         try:
             body = to_json(value, inf_nan_mode="constants")
-            from_json(body)
+            back = from_json(body)
         except (PydanticSerializationError, ValueError) as error:
             raise DecodeError(f"{self.name}: {error}") from error
         if self.limit is not None and len(body) > self.limit:
             raise TooLarge(f"{self.name} has {len(body)} bytes, at most {self.limit} fit into a message")
-        return body
+        return body, back
 
     def load(self, body: bytes) -> Any:
         try:

@@ -65,11 +65,32 @@ class Handler:
 
         Raises HandlerFailed when it is not what the handler declares, DecodeError when a field does not fit.
         """
+        codec, value = self._answer(value)
+        return codec.name, codec.dump(value)
+
+    def copied_result(self, value: object) -> tuple[bytes, Any]:
+        """Return an answer's body, and the answer as its caller gets it. Raises as `encode_result`."""
+        codec, value = self._answer(value)
+        return codec.copied(value)
+
+    def _answer(self, value: object) -> tuple[Codec, object]:
         if self.kind is Kind.EVENT:
             self.drop_result(value)
             value = None
-        codec = self.results.get(type(value)) or self._subclass(type(value))
-        return codec.name, codec.dump(value)
+        return self.results.get(type(value)) or self._subclass(type(value)), value
+
+    def run(self, agent: Any, message: Any, context: Any) -> Any:
+        """Run a turn that cannot wait, and return what the handler returns."""
+        return self.finish(self.start(agent, message, context))
+
+    def finish(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Return what a coroutine of `start` returns that cannot wait."""
+        try:
+            coroutine.send(None)
+        except StopIteration as stop:
+            return stop.value
+        coroutine.close()
+        raise RuntimeError(f"{self.name} waited although nothing in it can")
 
     def drop_result(self, value: object) -> None:
         """Take what the handler returned to a message that nobody waits for; an event should not have answered."""
@@ -110,6 +131,16 @@ class Dispatch:
     def find_query(self, type_name: str, body: bytes, content_type: str = JSON) -> tuple[Handler, Any]:
         """Return the query handler for a message, and the message. Raises as `find`."""
         return self._find(self._queries, _QUERY, type_name, body, content_type)
+
+    def only_call_handler(self, codec: Codec) -> Handler | None:
+        """Return who takes every call with such a message; None when nobody does, or what it holds decides."""
+        route = self._calls.get(codec.name)
+        if route is None:
+            try:
+                route = self._calls[codec.name] = self._route(codec, _CALL)
+            except CantHandle:
+                return None
+        return route.only if route.codec is codec else None
 
     def call_attempts(self, type_name: str) -> int:
         """Return how often a call with such a message runs at most, as far as that is known without reading it."""

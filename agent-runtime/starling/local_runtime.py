@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -32,6 +33,7 @@ from starling.core.subscriptions import Match, SubscriptionRoute
 from starling.engine.producer import Accepted
 from starling.engine.shard_info import PoolSettings
 from starling.errors import AgentConstructionError, SpecError, Unreachable
+from starling.local_mesh import LocalMesh
 from starling.node.states import RunState
 from starling.node.worker import Identity, Worker
 from starling.offload import close_offload
@@ -48,6 +50,8 @@ from starling.provision import (
 from starling.proxies import client_proxy
 from starling.topics import Subscribed, subscriptions_of
 
+log = logging.getLogger(__name__)
+
 A = TypeVar("A", bound=Agent[Any])
 
 MESH: Final = "local"
@@ -55,6 +59,7 @@ POOL: Final = PoolName("local")
 POD: Final = PodName("local-0")
 START_TIMEOUT: Final = 10.0
 STOP_TIMEOUT: Final = 30.0
+RECORD_TIMEOUT: Final = 5.0
 
 current_runtime: Final[ContextVar[LocalRuntime]] = ContextVar("starling.local_runtime")
 """In a factory: the runtime that the agent is made for."""
@@ -108,6 +113,8 @@ class LocalRuntime:
         self._shards = shards
         self._retry = retry or RetryPolicy()
         self._connect: Callable[[str], Store | Awaitable[Store]] = connect or MemoryServer(wall=time.time).connect
+        self._outlives = connect is not None
+        """Whether what is stored may outlive this process: then no caller has an answer before its record is stored."""
         self._mesh_name = mesh
         self._process = f"{random.getrandbits(32):08x}"
         self._agents: dict[str, AgentDefinition] = {}
@@ -250,7 +257,7 @@ class LocalRuntime:
         worker = self._worker = self._made(pod_store, incarnation)
         task = self._task = asyncio.get_running_loop().create_task(worker.run(), name="local runtime")
         ends.push_async_callback(_ended, task)
-        mesh = Mesh(admin, self._mesh_name, name=f"local-{self._starts}", chance=random.Random())
+        mesh = self._client(admin, worker)
         ends.push_async_callback(mesh.close)
         await mesh.open()
         while not all(running.serving.is_set() for running in worker.ownership.owned.values()) or (
@@ -264,6 +271,15 @@ class LocalRuntime:
     async def _connected(self, name: str) -> Store:
         made = self._connect(name)
         return await made if inspect.isawaitable(made) else made
+
+    def _client(self, store: Store, worker: Worker) -> Mesh:
+        name, chance = f"local-{self._starts}", random.Random()
+        if self._outlives:
+            return Mesh(store, self._mesh_name, name=name, chance=chance)
+        running = worker.ownership.running
+        return LocalMesh(
+            store, self._mesh_name, name=name, chance=chance, pool=POOL, shards=self._shards, running=running
+        )
 
     def _made(self, store: Store, incarnation: str) -> Worker:
         settings = PoolSettings(
@@ -302,6 +318,8 @@ class LocalRuntime:
             self._state = RunState.DRAINING
             self._runs.clear()
             try:
+                if not task.done():
+                    await self._recorded(worker)
                 if not force and not task.done():
                     worker.stop()
                     await asyncio.wait([task], timeout=STOP_TIMEOUT)
@@ -313,6 +331,16 @@ class LocalRuntime:
                 self._state = RunState.STOPPED
             if died is not None:
                 raise died
+
+    @staticmethod
+    async def _recorded(worker: Worker) -> None:
+        """Let the next start find what callers have been told."""
+        try:
+            async with asyncio.timeout(RECORD_TIMEOUT):
+                for shard in worker.ownership.owned.values():
+                    await shard.recorded()
+        except TimeoutError:
+            log.error("answered calls are in no record: the next start finds the states before them")
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -345,7 +373,9 @@ class LocalRuntime:
         headers: Mapping[str, str] | None = None,
     ) -> Any:
         """As `Mesh.call`; all of these raise Unreachable when the runtime does not run in time."""
-        mesh = await self._running(START_TIMEOUT if timeout is None else timeout)
+        mesh = self._mesh if self._runs.is_set() else None
+        if mesh is None:
+            mesh = await self._running(START_TIMEOUT if timeout is None else timeout)
         return await mesh.call(target, message, timeout=timeout, headers=headers)
 
     async def query(

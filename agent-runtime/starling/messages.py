@@ -96,12 +96,17 @@ class Registry:
 
     def encode(self, value: object) -> tuple[str, bytes]:
         """Return type name and body. Raises UnregisteredType, DecodeError, TooLarge; nothing is published then."""
+        codec = self.codec_for(value)
+        return codec.name, codec.dump(value)
+
+    def codec_for(self, value: object) -> Codec:
+        """Raises UnregisteredType."""
         codec = self._by_class.get(type(value))
         if codec is None:
             raise UnregisteredType(
                 f"{full_name(type(value))} is not registered: put @message on it, or name it in a handler"
             )
-        return codec.name, codec.dump(value)
+        return codec
 
     def decode(self, name: str, body: bytes, content_type: str = JSON) -> Any:
         """Raises UnregisteredType, DecodeError."""

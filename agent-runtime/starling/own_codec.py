@@ -61,6 +61,10 @@ class _OwnCodec(Codec):
 
     written = dump
 
+    def copied(self, value: Any) -> tuple[bytes, Any]:
+        body = self.dump(value)
+        return body, self.load(body)
+
     def load(self, body: bytes) -> Any:
         try:
             value = self._own.load(body)

@@ -54,6 +54,7 @@ class Activation:
         "run",
         "state",
         "timer",
+        "unrecorded",
         "urgent",
         "used",
     )
@@ -78,6 +79,8 @@ class Activation:
         """Parts of what a turn has sent that are not in the outbox yet."""
         self.pending = 0
         """Outcomes that are not committed yet."""
+        self.unrecorded = 0
+        """Outcomes that count as committed, since their callers were answered, and are in no record yet."""
         self.timer: asyncio.TimerHandle | None = None
         self.used = 0.0
         """When its last turn started, by the loop's clock."""
@@ -98,7 +101,7 @@ class Activation:
     @property
     def is_idle(self) -> bool:
         """Whether nothing waits, runs or is about to be committed."""
-        return not (self.state or self.normal or self.urgent or self.pending or self.pieces)
+        return not (self.state or self.normal or self.urgent or self.pending or self.unrecorded or self.pieces)
 
     def next_work(self, now: float) -> Work | None:
         """Return whose turn it is: urgent first, with a bound; None when nothing waits, or only for later."""

@@ -145,11 +145,15 @@ class Calls:
         tracing = self._producer.tracing
         sending = None if tracing is None or trace else tracing.sending(envelope, route)
         with sending or nullcontext():
-            reply = await self._answer(route, envelope, future, deadline - now, sending)
-            reply.raise_error()
-            if reply.large is not None:
-                reply = await self._objects.answer(reply)
-        return reply.type, reply.body
+            # Without an id of its own for the server: it must not take a repeated call for a duplicate, since the
+            # answer goes to another address; and calls that wait for the same mailbox share a frame.
+            lane = lane_of(envelope.priority)
+            stored = self._producer.put(route, envelope, user_id=None, lane=lane, sending=sending)
+            stored.add_done_callback(lambda done: _not_stored(done, future))
+            try:
+                return await self.answer(route, envelope, future, deadline - now, sending)
+            finally:
+                stored.cancel()
 
     async def claim(self, target: Target, body: bytes, share: int = 1) -> Reference:
         """Put a body that is too large for a message into the object store of its target's pool, and return where.
@@ -160,19 +164,18 @@ class Calls:
         await self._objects.put(reference, body)
         return reference
 
-    async def _answer(
+    async def answer(
         self,
         route: Target,
         envelope: Envelope,
         future: asyncio.Future[Reply],
         seconds: float,
-        sending: Sending | None,
-    ) -> Reply:
-        # Without an id of its own for the server: it must not take a repeated call for a duplicate, since the answer
-        # goes to another address; and calls that wait for the same mailbox share a frame.
-        lane = lane_of(envelope.priority)
-        stored = self._producer.put(route, envelope, user_id=None, lane=lane, sending=sending)
-        stored.add_done_callback(lambda done: _not_stored(done, future))
+        sending: Sending | None = None,
+    ) -> tuple[str, bytes]:
+        """Return type name and body of the answer to a call that is under way, and forget it.
+
+        future: of `expect`; seconds: that it may take from now. Raises as `call`; cancelling tells the callee.
+        """
         # a tenth of what asyncio.timeout costs
         late = asyncio.get_running_loop().call_later(max(0.0, seconds), _overdue, future)
         try:
@@ -185,10 +188,12 @@ class Calls:
         finally:
             late.cancel()
             self.forget(envelope.reply)
-            stored.cancel()
         if sending is not None:
             sending.happened("reply")
-        return reply
+        reply.raise_error()
+        if reply.large is not None:
+            reply = await self._objects.answer(reply)
+        return reply.type, reply.body
 
 
 def _overdue(answer: asyncio.Future[Reply]) -> None:

@@ -290,8 +290,8 @@ class Committer:
         """The work's place is finished, whichever it is by now; or it has a due record from here on."""
         batch.ended = batch.ended or outcome.ends
         if not work.due:
-            assert work.inlet is not None
-            self._intakes[work.inlet].finished(work)
+            if work.inlet is not None:  # else it came past the mailbox
+                self._intakes[work.inlet].finished(work)
         elif outcome.moves_to is None:
             self._remove_due(work.due, batch)
         if outcome.moves_to is not None:

@@ -67,6 +67,11 @@ class _Lane:
         """Messages that are under way in frames of their own: one to an agent, so that its order holds."""
         self.changed = asyncio.Event()
 
+    @property
+    def is_clear(self) -> bool:
+        """Whether nothing waits or is under way."""
+        return self.under_way is None and self.task is None and not self.waiting and not self.alone
+
 
 class Producer:
     """Sends envelopes to mailboxes from outside. name: of the producer, part of what makes an id unique."""
@@ -148,6 +153,15 @@ class Producer:
             else:
                 self._next(entry)
         return future
+
+    def is_clear(self, pool: PoolName, shard: ShardId) -> bool:
+        """Whether all that went from here to a shard is stored, or refused."""
+        lanes = self._lanes
+        for lane in Lane:
+            entry = lanes.get((pool, shard, lane))
+            if entry is not None and not entry.is_clear:
+                return False
+        return True
 
     def call_id(self, target: AgentId, user_id: str) -> str:
         """Return the id of a call that this producer may repeat."""

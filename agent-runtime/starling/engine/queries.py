@@ -158,7 +158,7 @@ class Queries:
         agent = activation.agent
         assert agent is not None
         try:
-            result = _run(handler, agent, message, context)
+            result = handler.run(agent, message, context)
         finally:
             self._check_state(handler, activation.definition, agent, activation.data)
         return self._result(envelope, handler, result)
@@ -297,14 +297,3 @@ class _Nothing:
 
     def __getattr__(self, name: str) -> Any:
         raise ReadOnly(f"{self._handler} is a @query, and it tried to {name.replace('_', ' ')}; make it an @rpc")
-
-
-def _run(handler: Handler, agent: Agent[Any], message: Any, context: Context) -> Any:
-    """Run a handler that cannot wait."""
-    coroutine = handler.start(agent, message, context)
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        return stop.value
-    coroutine.close()
-    raise RuntimeError(f"{handler.name} waited although nothing in it can")

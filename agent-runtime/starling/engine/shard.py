@@ -11,7 +11,7 @@ from starling.core import limits
 from starling.core.due import DueIndex
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, Epoch, ShardId
-from starling.core.names import INLETS, Inlet
+from starling.core.names import INLETS, Inlet, Origin
 from starling.core.outbox import Outbox
 from starling.core.overlay import Overlay
 from starling.core.positions import Position
@@ -380,6 +380,22 @@ class OwnedShard:
             and not self._committer.is_storing
             and not self._outbox.frames
         )
+
+    @property
+    def direct(self) -> Turns | None:
+        """The turns, for a call past the mailbox: None while something in it is not read that came from outside."""
+        if not self.serving.is_set():
+            return None
+        for inlet, intake in self._intakes.items():
+            if inlet.origin is Origin.OUTSIDE and not intake.has_read_all:
+                return None
+        return self._turns
+
+    async def recorded(self) -> None:
+        """Wait until the turns of all calls that were answered are in a record."""
+        while self._turns.unrecorded:
+            self._committer.committed.clear()
+            await self._committer.committed.wait()
 
     async def state(self, agent: AgentId) -> bytes | None:
         """Return the agent's state after its last good turn, encoded; None when it has none yet."""

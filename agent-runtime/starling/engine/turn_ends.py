@@ -62,23 +62,34 @@ class TurnEnds(TurnServices):
         assert envelope is not None
         outcome = Outcome(work)
         try:
-            if turn.sends and self.too_far_ahead:
-                raise MailboxFull("what this shard has sent and not delivered is over its limit")
             answer = b""
             if envelope.reply:
                 type_name, body = handler.encode_result(result)
                 answer = self._packed(turn, envelope, Reply(envelope.id, str(activation.id), body, type=type_name))
-            if activation.definition.has_state and not turn.destroyed:
-                self._changed(activation, turn, outcome)
-            for name, cell in (turn.cells or {}).items():
-                self._cell(turn, outcome, cell_key(self._shard, activation.id, name), cell)
-            if turn.timers:
-                self._timers(activation, turn.timers, outcome)
+            self._leaves(activation, turn, outcome)
         except Exception as error:
             self._failed(activation, turn, error, started)
             return
         if answer:
             self._reply(outcome, envelope, answer)
+        self._ended_well(activation, turn, outcome, started)
+
+    def _leaves(self, activation: Activation, turn: Turn, outcome: Outcome) -> None:
+        """What a turn leaves for its commit beside its answer. Raises what makes it a failed turn."""
+        if turn.sends and self.too_far_ahead:
+            raise MailboxFull("what this shard has sent and not delivered is over its limit")
+        if activation.definition.has_state and not turn.destroyed:
+            self._changed(activation, turn, outcome)
+        for name, cell in (turn.cells or {}).items():
+            self._cell(turn, outcome, cell_key(self._shard, activation.id, name), cell)
+        if turn.timers:
+            self._timers(activation, turn.timers, outcome)
+
+    def _ended_well(self, activation: Activation, turn: Turn, outcome: Outcome, started: float) -> None:
+        """The end of a good turn, whose answer is in its outcome."""
+        work = turn.work
+        envelope = work.envelope
+        assert envelope is not None
         if activation.cells is not None:
             activation.cells.keep(turn.cells or {})
         if turn.destroyed:

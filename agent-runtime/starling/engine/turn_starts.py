@@ -174,18 +174,7 @@ class TurnStarts(TurnEnds):
             is_call = bool(envelope.reply)
             handler, message = activation.definition.find(envelope.type, envelope.body, is_call, envelope.content_type)
             turn.attempts = handler.attempts
-            context = Context(
-                turn,
-                id=activation.id,
-                sender=envelope.sender,
-                topic=envelope.topic,
-                message_id=envelope.id,
-                attempt=work.attempt + 1 - work.counted,
-                deadline=envelope.deadline / 1000 if envelope.deadline else None,
-                created=envelope.created / 1000,
-                headers=envelope.headers,
-                is_call=is_call,
-            )
+            context = self._context(turn, work, envelope)
             coroutine = handler.start(activation.agent, message, context)
             if turn.trace is not None:
                 coroutine = turn.trace.around(coroutine)
@@ -194,23 +183,32 @@ class TurnStarts(TurnEnds):
             if handler.suspends:
                 self._in_task(activation, coroutine, handler, turn, context, started)
                 return
-            try:
-                coroutine.send(None)
-            except StopIteration as stop:
-                result = stop.value
-            else:
-                coroutine.close()
-                raise RuntimeError(f"{handler.name} waited although nothing in it can")
+            result = handler.finish(coroutine)
         except Exception as error:
             self._failed(activation, turn, error, started)
             return
         except (KeyboardInterrupt, SystemExit, GeneratorExit):
             raise
         except BaseException as raised:
-            self._failed(activation, turn, _no_exception(raised), started)
+            self._failed(activation, turn, no_exception(raised), started)
             return
         self._succeeded(activation, turn, handler, result, started)
         context.end()
+
+    @staticmethod
+    def _context(turn: Turn, work: Work, envelope: Envelope) -> Context:
+        return Context(
+            turn,
+            id=envelope.target,
+            sender=envelope.sender,
+            topic=envelope.topic,
+            message_id=envelope.id,
+            attempt=work.attempt + 1 - work.counted,
+            deadline=envelope.deadline / 1000 if envelope.deadline else None,
+            created=envelope.created / 1000,
+            headers=envelope.headers,
+            is_call=bool(envelope.reply),
+        )
 
     async def _start_whole(self, activation: Activation, work: Work, envelope: Envelope, large: Reference) -> None:
         """Fetch the body first; the message itself goes on without it, to a further attempt as to the dead letters."""
@@ -262,7 +260,7 @@ class TurnStarts(TurnEnds):
             except (KeyboardInterrupt, SystemExit, GeneratorExit):
                 raise
             except BaseException as raised:
-                self._failed(activation, turn, _no_exception(raised), started)
+                self._failed(activation, turn, no_exception(raised), started)
             else:
                 self._succeeded(activation, turn, handler, result, started)
             finally:
@@ -310,7 +308,7 @@ class TurnStarts(TurnEnds):
         self._start(activation, work, envelope)
 
 
-def _no_exception(raised: BaseException) -> RuntimeError:
+def no_exception(raised: BaseException) -> RuntimeError:
     """Return the error of a turn that raised something else than an Exception: it is the message's, not the shard's."""
     made = RuntimeError(f"the handler raised {type(raised).__name__}, which is no Exception: {raised}")
     made.__cause__ = raised

@@ -12,8 +12,8 @@ from starling.core.ids import AgentId
 from starling.core.names import Inlet, Lane
 from starling.core.record import Cell
 from starling.engine.activation import Activation, State
+from starling.engine.direct_turns import DirectTurns
 from starling.engine.turn import CANCEL_TYPE
-from starling.engine.turn_starts import TurnStarts
 from starling.engine.work import DueAdd, Outcome, Work
 from starling.errors import (
     CantHandle,
@@ -21,7 +21,7 @@ from starling.errors import (
 )
 
 
-class Turns(TurnStarts):
+class Turns(DirectTurns):
     """Runs the turns of one shard. What ended is in `outcomes`, in that order."""
 
     def offer(self, work: Work) -> None:

@@ -98,6 +98,10 @@ class Ownership:
         """The shards that this process owns."""
         return {slot.shard: slot.running for slot in self._slots.values() if slot.running is not None}
 
+    def running(self, shard: ShardId) -> OwnedShard | None:
+        """Return a shard if this process owns it."""
+        return self._slots[shard].running
+
     @property
     def lost(self) -> Mapping[ShardId, str]:
         """Shards whose data is not what it should be: a person has to look."""

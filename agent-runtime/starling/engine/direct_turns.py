@@ -1,0 +1,130 @@
+"""Turns of calls that were made in this process and have nothing to wait for: run from the call itself to their end.
+
+Only for a store that is gone with the process: the caller has its answer before the turn is in a record. The record
+comes with the next commit, and until then the turn counts as committed: queries see it, and passivation waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextvars import copy_context
+from functools import partial
+from typing import Any, Final
+
+from starling.core.envelope import Envelope
+from starling.core.ids import AgentId
+from starling.core.limits import MAX_BODY, MAX_COMMIT
+from starling.core.reference import check_inline
+from starling.core.reply import Reply
+from starling.dispatch import Handler
+from starling.engine.activation import Activation, State
+from starling.engine.turn import Turn
+from starling.engine.turn_starts import TurnStarts, no_exception
+from starling.engine.work import Outcome, Work
+from starling.log_context import current as current_turn
+
+log = logging.getLogger(__name__)
+
+MOST_UNRECORDED: Final = 4096
+"""Turns ahead of the record; further calls go through the mailbox, and so wait for the commits."""
+MOST_UNRECORDED_BYTES: Final = 4 * MAX_COMMIT
+
+
+class DirectTurns(TurnStarts):
+    """Runs single turns on the spot."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.unrecorded = 0
+        """Answered turns that are in no record yet."""
+        self._unrecorded_bytes = 0
+        self._own_context = copy_context()
+
+    def idle(self, agent: AgentId) -> Activation | None:
+        """Return the agent if a turn of it may run at once: it is in memory, and nothing of it waits for anything."""
+        activation = self._agents.get(agent)
+        if (
+            activation is None
+            or activation.state is not State.IDLE
+            or activation.agent is None
+            or activation.pending
+            or self._held
+            or self.careful
+            or self._failure is not None
+            or self._tracing is not None
+            or self._is_full
+            or self.unrecorded >= MOST_UNRECORDED
+            or self._unrecorded_bytes >= MOST_UNRECORDED_BYTES
+        ):
+            return None
+        return activation
+
+    def run_here(self, activation: Activation, envelope: Envelope, handler: Handler, message: Any) -> tuple[bool, Any]:
+        """Run the turn of a call to an idle agent; return True and the answer, a copy that shares nothing with it.
+
+        False: the answer comes to the envelope's reply address with the commit; it is an error, or very large.
+        handler: one that cannot wait, and makes one attempt; message: shares nothing with its sender's.
+        """
+        return self._own_context.run(self._run_here, activation, envelope, handler, message)
+
+    def _run_here(self, activation: Activation, envelope: Envelope, handler: Handler, message: Any) -> tuple[bool, Any]:
+        started = self._settings.timer()
+        work = Work(envelope, None, None, 0, 0, envelope.created / 1000)
+        turn = Turn(self, activation, work, envelope)
+        activation.state = State.RUNNING
+        activation.used = asyncio.get_running_loop().time()
+        current_turn.set((self._settings.pool, self._shard, envelope))
+        outcome = Outcome(work)
+        try:
+            context = self._context(turn, work, envelope)
+            if activation.definition.error_hooks is not None:
+                turn.context = context
+            result = handler.run(activation.agent, message, context)
+            body, answer = handler.copied_result(result)
+            if len(body) > MAX_BODY and turn.records_nothing:
+                check_inline(body, f"the answer to {envelope.type}, of an agent with durability none,")
+            self._leaves(activation, turn, outcome)
+            if turn.large or turn.is_large:
+                name, body = handler.encode_result(result)
+                self._reply(
+                    outcome, envelope, self._packed(turn, envelope, Reply(envelope.id, str(activation.id), body, name))
+                )
+                self._ended_well(activation, turn, outcome, started)
+                context.end()
+                return False, None
+        except Exception as error:
+            self._failed(activation, turn, error, started)
+            return False, None
+        except BaseException as raised:
+            self._failed(activation, turn, no_exception(raised), started)
+            if isinstance(raised, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+                raise
+            return False, None
+        self._answered(activation, turn, outcome, started)
+        context.end()
+        return True, answer
+
+    def _answered(self, activation: Activation, turn: Turn, outcome: Outcome, started: float) -> None:
+        """The end of a good turn whose caller has its answer before the record."""
+        if turn.destroyed:
+            self._destroy(activation, outcome)
+        activation.committed = activation.data
+        self._count(activation.id.type, "ok", started)
+        if self._tells_all:
+            log.debug("message handled", extra={"type": turn.work.envelope and turn.work.envelope.type, "attempt": 1})
+        outcome.sends = turn.sends
+        if outcome.cells or outcome.sends or outcome.due or outcome.undue or outcome.unname:
+            size_bytes = outcome.size_bytes = outcome.size_bytes + turn.sent_bytes
+            self.unrecorded += 1
+            self._unrecorded_bytes += size_bytes
+            activation.unrecorded += 1
+            outcome.after = partial(self._is_recorded, activation, size_bytes)
+            self._finish(outcome)
+        self._next(activation)
+        self._stats.busy_seconds += self._settings.timer() - started
+
+    def _is_recorded(self, activation: Activation, size_bytes: int) -> None:
+        activation.unrecorded -= 1
+        self.unrecorded -= 1
+        self._unrecorded_bytes -= size_bytes
