@@ -44,13 +44,6 @@ class TableValue(NamedTuple):
 MISSING: Final = 0
 
 
-class Known(NamedTuple):
-    """The last message of a cell in the table: its sequence there (MISSING: none) and the journal sequence in it."""
-
-    revision: int
-    journal: int
-
-
 class Entry:
     """One cell of the overlay: its newest committed version, and whether an answer of the table is awaited.
 
@@ -72,7 +65,8 @@ class Overlay:
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
-        self.known: dict[str, Known] = {}
+        self.known: dict[str, int] = {}
+        """Sequence of the last message that the table has of a cell, MISSING: none; last heard of, last."""
         self.mark = 0
         """Sequence of our mark in the table."""
         self.newest = 0
@@ -111,12 +105,17 @@ class Overlay:
             del self._objects[key]
 
     def forget(self) -> None:
-        """Forget what is known longest of cells that are in the table, beyond a bound; they are read before a write."""
-        excess = len(self.known) - limits.KNOWN_CELLS
+        """Forget cells that are in the table, those last heard of longest ago, beyond a bound; they are read before a
+        write."""
+        excess = len(self.known) - len(self.entries) - limits.KNOWN_CELLS
         if excess > 0:
             for key in [key for key in self.known if key not in self.entries][: excess + limits.KNOWN_CELLS // 4]:
                 del self.known[key]
                 self._objects.pop(key, None)  # read again before the next write
+
+    def _heard(self, key: str, revision: int) -> None:
+        self.known.pop(key, None)
+        self.known[key] = revision
 
     def drop(self, key: str, journal: int, now: float) -> None:
         """Note that a cell whose key never comes back was removed.
@@ -141,7 +140,7 @@ class Overlay:
         ours = entry.journal if entry is not None else self.newest
         if value is not None and ours and value.journal > ours:
             raise Fenced(f"the table has version {value.journal} of {key}, we have {ours}")
-        self.known[key] = Known(revision, value.journal if value else 0)
+        self._heard(key, revision)
         if value is not None and value.data is not None and value.data.startswith(MARK):
             self._holds(key, value.journal, value.data)
         if entry is None or value is None:
@@ -153,7 +152,7 @@ class Overlay:
 
     def acknowledged(self, key: str, journal: int, revision: int) -> None:
         """Note that our write of version `journal` was stored at `revision`."""
-        self.known[key] = Known(revision, journal)
+        self._heard(key, revision)
         self.reached = max(self.reached, revision)
         entry = self.entries.get(key)
         if entry is not None:

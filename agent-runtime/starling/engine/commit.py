@@ -11,7 +11,7 @@ from starling.core import limits
 from starling.core.due import Due, DueChange, DueIndex, DueKind, is_transient
 from starling.core.envelope import frame_body
 from starling.core.ids import Epoch, ShardId
-from starling.core.names import Inlet
+from starling.core.names import Inlet, Origin
 from starling.core.outbox import Outbox
 from starling.core.overlay import Overlay
 from starling.core.record import (
@@ -165,8 +165,11 @@ class Committer:
 
     @property
     def _is_snapshot_due(self) -> bool:
-        over = self._records_since >= limits.SNAPSHOT_RECORDS or self._bytes_since >= limits.SNAPSHOT_BYTES
-        return over and len(self._overlay.entries) + self._outbox.frames <= MAX_REFS
+        return self._is_snapshot_wanted and len(self._overlay.entries) + self._outbox.frames <= MAX_REFS
+
+    @property
+    def _is_snapshot_wanted(self) -> bool:
+        return self._records_since >= limits.SNAPSHOT_RECORDS or self._bytes_since >= limits.SNAPSHOT_BYTES
 
     async def commit(self) -> None:
         """Store one record: a snapshot when one is due, else the turns that have finished."""
@@ -385,17 +388,22 @@ class Committer:
         for slot, frame in enumerate(record.frames):
             self._delivery.offer(self._outbox.add(frame, FrameRef(sequence, slot)))
         self._stats.outbox_frames = self._outbox.frames
-        self._stats.dirty_cells = len(self._overlay.entries)
         self._bytes_since += sum(len(frame.body) for frame in record.frames)
         self._bytes_since += sum(len(cell.data or b"") for cell in record.cells.values())
-        self._pace()
+        self.pace()
 
-    def _pace(self) -> None:
-        """Over the first limit no outside message is read; over the second, turns that send fail."""
-        size_bytes = self._outbox.size_bytes
+    def pace(self) -> None:
+        """Let the shard run ahead of its targets and of the table only so far.
+
+        The outbox: over the first limit no outside message is read, over the second, turns that send fail. The table:
+        over the limit, or while a snapshot is due that could not name all that is dirty, nothing is read at all.
+        """
+        size_bytes, dirty = self._outbox.size_bytes, len(self._overlay.entries)
+        self._stats.dirty_cells = dirty
         self._turns.too_far_ahead = size_bytes > limits.OUTBOX_REFUSES_SENDS
+        table_is_behind = dirty > limits.DIRTY_CELLS or (self._is_snapshot_wanted and dirty > MAX_REFS)
         for inlet, intake in self._intakes.items():
-            if inlet.origin == "o" and size_bytes > limits.OUTBOX_PAUSES_OUTSIDE:
+            if table_is_behind or (inlet.origin is Origin.OUTSIDE and size_bytes > limits.OUTBOX_PAUSES_OUTSIDE):
                 intake.paused = True
             elif intake.paused:
                 intake.resume()

@@ -61,7 +61,7 @@ class Intake:
         self.moved = asyncio.Event()
         """Set when something was finished without a turn, so that a commit may be worth while."""
         self.paused = False
-        """Set while the outbox is over its limit: outside messages wait, frames go on."""
+        """Set while the shard is too far ahead of its targets or of the table: what is stored waits there."""
         self._reader: Reader | None = None
         self._stored: deque[tuple[int, float]] = deque()
         """Positions above the floor, and when each was stored."""

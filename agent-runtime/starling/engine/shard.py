@@ -161,6 +161,7 @@ class OwnedShard:
             floors=lambda: self._committer.committed_floors,
         )
         self._committer.on_due = self._agenda.committed
+        self.table.on_round = self._committer.pace
         self._janitor = Janitor(
             store,
             settings,

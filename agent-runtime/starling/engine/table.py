@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
+from starling.core import limits
 from starling.core.due import DueIndex, bucket_key
 from starling.core.ids import Epoch, ShardId
 from starling.core.names import TTL, PoolNames, bucket_stream, bucket_subject, mark_key
@@ -54,6 +55,8 @@ class Table:
         self._mark_anew = False
         """A first write of a cell may still arrive late: only a new mark makes its condition false."""
         self._due = due
+        self.on_round: Callable[[], None] = lambda: None
+        """Called after each round of the write behind: fewer cells may be on their way."""
 
     async def mark(self) -> None:
         """Write the owner's mark, over a smaller epoch or our own only; after the replay, before anything else.
@@ -134,14 +137,22 @@ class Table:
         raise Unreachable(f"{self._bucket}: no replica has reached {needed}")
 
     async def write_behind(self) -> None:
-        """Bring the table up to the journal, a round at a time, until cancelled. Raises Fenced."""
+        """Bring the table up to the journal, a round at a time, until cancelled. Raises Fenced.
+
+        Without a pause while more is due than a round takes, and without waiting for cells to be quiet while many are
+        dirty: else a load of ever new agents would leave it behind for good.
+        """
         loop = asyncio.get_running_loop()
+        written = 0
         while True:
-            await asyncio.sleep(ROUND)
+            await asyncio.sleep(0.0 if written >= WRITES_A_ROUND else ROUND)
+            quiet = QUIET if len(self.overlay.entries) < limits.DIRTY_CELLS // 2 else 0.0
+            written = 0
             try:
-                await self.write_round(loop.time(), quiet=QUIET, patience=PATIENCE)
+                written = await self.write_round(loop.time(), quiet=quiet, patience=PATIENCE)
             except Unreachable as error:
                 log.debug("table not reachable", extra={"error": str(error)})
+            self.on_round()
 
     async def write_round(self, now: float, *, quiet: float, patience: float) -> int:
         """Write the cells that are due and wait for the answers; return how many are in the table now."""
@@ -169,12 +180,12 @@ class Table:
                 value = TableValue(entry.journal, entry.cell.version, entry.cell.data)
                 answer = await self._write(key, value)
                 entry.awaited = True  # not before: a publish that raises was not sent
-                writes.append((key, entry.journal, not overlay.known[key].revision, answer))
+                writes.append((key, entry.journal, not overlay.known[key], answer))
                 self._passed(Point.TABLE_SENT)
             for bucket, name, journal, data in buckets:
                 answer = await self._write(bucket, TableValue(journal, 0, data))
                 self._due.writing(name)
-                bucket_writes.append((bucket, name, journal, not overlay.known[bucket].revision, answer))
+                bucket_writes.append((bucket, name, journal, not overlay.known[bucket], answer))
         finally:
             written = [self._settle(key, journal, is_first, await answer) for key, journal, is_first, answer in writes]
             for bucket, name, journal, is_first, answer in bucket_writes:
@@ -185,7 +196,7 @@ class Table:
     async def _write(self, key: str, value: TableValue) -> asyncio.Future[Answer]:
         """Write a cell on condition of its last known message, or of our mark where there is none."""
         known = self.overlay.known[key]
-        expect = Expect(known.revision) if known.revision else Expect(self.overlay.mark, self._mark_subject)
+        expect = Expect(known) if known else Expect(self.overlay.mark, self._mark_subject)
         headers = TOMBSTONE if value.data is None else None
         subject = bucket_subject(self._bucket, key)
         return asyncio.ensure_future(await self._store.publish(subject, value.encode(), headers, expect))

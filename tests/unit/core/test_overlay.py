@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starling.core import limits
-from starling.core.overlay import MISSING, Known, Overlay, TableValue, purge_bound
+from starling.core.overlay import MISSING, Overlay, TableValue, purge_bound
 from starling.core.record import Cell, CellRef
 from starling.errors import DecodeError, Fenced
 
@@ -41,7 +41,7 @@ def test_a_cell_leaves_when_its_newest_version_was_acknowledged() -> None:
     made = overlay(a=5)
     made.acknowledged("a", 5, 40)
     assert made.entries == {}
-    assert made.known["a"] == Known(40, 5)
+    assert made.known["a"] == 40
     assert made.reached == 40
 
 
@@ -52,19 +52,19 @@ def test_the_answer_for_an_older_version_does_not_let_the_newer_one_go() -> None
     made.acknowledged("a", 5, 40)
     entry = made.entries["a"]
     assert (entry.journal, entry.cell, entry.awaited) == (6, TWO, False)
-    assert made.known["a"] == Known(40, 5)
+    assert made.known["a"] == 40
 
 
 def test_an_answer_that_comes_after_the_cell_was_found_in_the_table_is_only_remembered() -> None:
     made = overlay(a=5)
     made.found("a", 40, TableValue(5, 1, b"one"))
     made.acknowledged("a", 5, 40)
-    assert (made.entries, made.known["a"]) == ({}, Known(40, 5))
+    assert (made.entries, made.known["a"]) == ({}, 40)
 
 
 def test_a_write_without_an_answer_stays_and_is_compared_before_it_is_repeated() -> None:
     made = overlay(a=5)
-    made.known["a"] = Known(3, 2)
+    made.known["a"] = 3
     made.entries["a"].awaited = True
     made.unanswered("a", forget=True)
     assert "a" not in made.known
@@ -86,7 +86,7 @@ def test_a_cell_that_the_table_lacks_or_has_older_stays(value: TableValue | None
     made = overlay(a=5)
     made.found("a", 30 if value else MISSING, value)
     assert made.entries["a"].journal == 5
-    assert made.known["a"] == (Known(30, 4) if value else Known(MISSING, 0))
+    assert made.known["a"] == (30 if value else MISSING)
     assert made.reached == 0
 
 
@@ -106,7 +106,7 @@ def test_a_version_beyond_our_newest_record_fences_whatever_cell_it_is_of() -> N
 def test_what_is_found_of_a_cell_that_is_not_on_its_way_is_remembered() -> None:
     made = overlay()
     made.found("a", 7, TableValue(2, 1, None))
-    assert made.known == {"a": Known(7, 2)}
+    assert made.known == {"a": 7}
 
 
 def test_the_mark_and_own_writes_only_raise_what_a_replica_must_have_reached() -> None:
@@ -146,7 +146,7 @@ def test_a_cell_that_never_comes_back_leaves_a_tombstone_where_the_table_may_hav
     if state == "awaited":
         made.entries["a"].awaited = True
     elif state == "known":
-        made.known["a"] = Known(3, 2)
+        made.known["a"] = 3
     else:
         made.acknowledged("a", 5, 40)
     made.drop("a", 6, 1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 from starling.adapters.memory import MemoryServer, MemoryStore, Trip, Weather
@@ -12,9 +13,11 @@ from starling.core.names import MeshNames, bucket_stream, bucket_subject, cell_k
 from starling.core.overlay import Overlay, TableValue
 from starling.core.record import Cell, Kind, Record, born
 from starling.engine.journal import Journal
-from starling.engine.table import Table
+from starling.engine.table import QUIET, ROUND, WRITES_A_ROUND, Table
 from starling.errors import Fenced, JournalLost, Unreachable
 from starling.ports.store import StreamSpec
+
+from tests.simulation.loop import VirtualLoop, run
 
 NAMES = MeshNames("m").pool(PoolName("p"))
 SHARD = ShardId(0)
@@ -257,3 +260,20 @@ async def test_a_write_that_nobody_answers_is_compared_before_it_is_repeated(lag
     assert owner.overlay.entries == {}
     page = await world.admin.page(STREAM, subject(KEY), 1)
     assert [TableValue.decode(message.data).journal for message in page] == [5]
+
+
+def test_the_table_is_written_without_a_pause_while_more_is_due_than_a_round_takes() -> None:
+    rounds = 4
+
+    async def main() -> None:
+        world = World()
+        await world.ready()
+        owner = await world.take(1)
+        for number in range(rounds * WRITES_A_ROUND):
+            owner.commit(number + 2, "x", cell_key(SHARD, AgentId("a", f"{number}"), "state"))
+        writing = asyncio.create_task(owner.table.write_behind())
+        await asyncio.sleep(QUIET + ROUND)  # the rest would take further pauses
+        assert not owner.overlay.entries
+        writing.cancel()
+
+    run(VirtualLoop(random.Random(0)), main)
