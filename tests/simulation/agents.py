@@ -12,6 +12,7 @@ from starling.core.ids import AgentId, TopicId
 from starling.core.priority import Priority
 from starling.errors import CallFailed
 
+from .large import ANSWER, BODY, STATE
 from .plan import Action, Plan, Step
 
 Key = tuple[str, AgentId]
@@ -26,6 +27,11 @@ class Do:
     """Do what the plan says of this tag."""
 
     tag: str
+    pad: str = ""
+
+    @classmethod
+    def of(cls, tag: str) -> Do:
+        return cls(tag, Running.plan.pad(tag, BODY))
 
 
 @message("simulation-asked")
@@ -34,12 +40,22 @@ class Asked:
     """As `Do`, as a call."""
 
     tag: str
+    pad: str = ""
+
+    @classmethod
+    def of(cls, tag: str) -> Asked:
+        return cls(tag, Running.plan.pad(tag, BODY))
 
 
 @message("simulation-answer")
 @dataclass(frozen=True, slots=True)
 class Answer:
     tag: str
+    pad: str = ""
+
+    @classmethod
+    def of(cls, tag: str) -> Answer:
+        return cls(tag, Running.plan.pad(tag, ANSWER))
 
 
 @message("simulation-look")
@@ -62,9 +78,15 @@ class Tags:
 
 @dataclass
 class Noted:
-    """Tags of the messages that were handled, in order."""
+    """Tags of the messages that were handled, in order. pad: of the last one."""
 
     tags: list[str] = field(default_factory=list)
+    pad: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the padding is that of the last tag."""
+        return self.pad == (Running.plan.pad(self.tags[-1], STATE) if self.tags else "")
 
 
 class Failed(Exception):
@@ -80,15 +102,23 @@ class Running:
     steps: ClassVar[dict[str, list[int]]]
     """What each attempt of a turn got from its step, by the turn's key."""
     calls_of_steps: ClassVar[Counter[str]]
+    damaged: ClassVar[list[str]]
+    """Values that came out other than they went in."""
 
     @classmethod
     def begin(cls, plan: Plan) -> None:
         """Start a run."""
-        cls.plan, cls.unsure, cls.steps, cls.calls_of_steps = plan, set(), {}, Counter()
+        cls.plan, cls.unsure, cls.steps, cls.calls_of_steps, cls.damaged = plan, set(), {}, Counter(), []
 
 
-def _note(noted: Noted, ctx: Context, tag: str) -> Action:
+def _note(noted: Noted, ctx: Context, message: Do | Asked) -> Action:
+    tag = message.tag
+    if not noted.is_whole:
+        Running.damaged.append(f"{ctx.id} starts {tag} with a state that is not its own: {noted}")
+    if message.pad != Running.plan.pad(tag, BODY):
+        Running.damaged.append(f"{ctx.id} gets a body that is not that of {tag}: {message.pad}")
     noted.tags.append(tag)
+    noted.pad = Running.plan.pad(tag, STATE)
     action = Running.plan.of(tag, ctx.id)
     if action.cancels:
         ctx.cancel_timer(action.cancels)
@@ -100,13 +130,13 @@ def _note(noted: Noted, ctx: Context, tag: str) -> Action:
 def _step(step: Step, ctx: Context) -> None:
     priority = Priority.URGENT if step.urgent else Priority.NORMAL
     if isinstance(step.to, TopicId):
-        ctx.publish(step.to, Do(step.tag), priority=priority)
+        ctx.publish(step.to, Do.of(step.tag), priority=priority)
     elif step.kind == "timer":
-        ctx.set_timer(step.tag, Do(step.tag), delay=step.delay, every=step.every)
+        ctx.set_timer(step.tag, Do.of(step.tag), delay=step.delay, every=step.every)
         if step.taken_back:
             ctx.cancel_timer(step.tag)
     else:
-        sent = ctx.send(step.to, Do(step.tag), priority=priority, delay=step.delay)
+        sent = ctx.send(step.to, Do.of(step.tag), priority=priority, delay=step.delay)
         if step.taken_back:
             ctx.cancel(step.to, sent)
 
@@ -114,10 +144,19 @@ def _step(step: Step, ctx: Context) -> None:
 async def _call(step: Step, ctx: Context) -> None:
     assert isinstance(step.to, AgentId)
     try:
-        await ctx.call(step.to, Asked(step.tag), timeout=CALL_TIMEOUT)
-    except CallFailed:
+        answer = await ctx.call(step.to, Asked.of(step.tag), timeout=CALL_TIMEOUT)
+    except CallFailed as error:
+        if "ObjectLost" in str(error) or "not kept any more" in str(error):
+            Running.damaged.append(f"the call {step.tag}: {error!r}")
         Running.unsure.add((step.tag, step.to))
         raise
+    check_answer(step.tag, answer)
+
+
+def check_answer(tag: str, answer: object) -> None:
+    """Note an answer that is not that of its call."""
+    if answer != Answer.of(tag):
+        Running.damaged.append(f"the call {tag} was answered by {answer}")
 
 
 async def _once(ctx: Context) -> None:
@@ -148,12 +187,12 @@ class One(Agent[Noted], type="one"):
 
     @event
     async def do(self, message: Do, ctx: Context) -> None:
-        self._act(message.tag, ctx)
+        self._act(message, ctx)
 
     @rpc
     async def asked(self, message: Asked, ctx: Context) -> Answer:
-        self._act(message.tag, ctx)
-        return Answer(message.tag)
+        self._act(message, ctx)
+        return Answer.of(message.tag)
 
     @query
     async def look(self, message: Look) -> Tags:
@@ -163,8 +202,8 @@ class One(Agent[Noted], type="one"):
     async def wait_and_look(self, message: WaitAndLook) -> Tags:
         return await _looked_at(self.state)
 
-    def _act(self, tag: str, ctx: Context) -> None:
-        action = _note(self.state, ctx, tag)
+    def _act(self, message: Do | Asked, ctx: Context) -> None:
+        action = _note(self.state, ctx, message)
         for step in action.steps:
             _step(step, ctx)
         _end(action, ctx)
@@ -175,12 +214,12 @@ class Two(Agent[Noted], type="two"):
 
     @event
     async def do(self, message: Do, ctx: Context) -> None:
-        await self._act(message.tag, ctx)
+        await self._act(message, ctx)
 
     @rpc
     async def asked(self, message: Asked, ctx: Context) -> Answer:
-        await self._act(message.tag, ctx)
-        return Answer(message.tag)
+        await self._act(message, ctx)
+        return Answer.of(message.tag)
 
     @query
     async def look(self, message: Look) -> Tags:
@@ -190,8 +229,8 @@ class Two(Agent[Noted], type="two"):
     async def wait_and_look(self, message: WaitAndLook) -> Tags:
         return await _looked_at(self.state)
 
-    async def _act(self, tag: str, ctx: Context) -> None:
-        action = _note(self.state, ctx, tag)
+    async def _act(self, message: Do | Asked, ctx: Context) -> None:
+        action = _note(self.state, ctx, message)
         if action.pause:
             await asyncio.sleep(action.pause)
         if action.once:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from starling.agent import definition
 from starling.client import Mesh
 from starling.core.ids import AgentId
 from starling.core.names import cell_key
-from starling.core.record import Record
 from starling.errors import CallFailed, Unreachable
 
 from .agents import Look, Noted, One, Tags, WaitAndLook
 from .checks import Records
+from .large import Held, Kept, content
 from .process import Where
 
 PATIENCE = 2.0
@@ -63,10 +63,10 @@ async def ask_all(
         said.append(Said(name, ask.agent, answer.tags, *journal_of(ask.agent)))
 
 
-def views(said: list[Said], records: Records) -> Iterator[str]:
+def views(said: list[Said], records: Records, objects: Mapping[Held, Kept]) -> Iterator[str]:
     """A query sees only what is committed, and one who asks again never sees less than before."""
     before: dict[tuple[str, AgentId], tuple[str, ...]] = {}
-    committed = _Committed(records)
+    committed = _Committed(records, objects)
     for one in said:
         first = committed.first(one.where, one.agent).get(one.tags, None if one.tags else 0)
         if first is None or first > one.journal:
@@ -80,29 +80,32 @@ def views(said: list[Said], records: Records) -> Iterator[str]:
 class _Committed:
     """Every state that was committed of an agent, with the sequence of the first record that has it."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Records, objects: Mapping[Held, Kept]) -> None:
         self._records = records
+        self._objects = objects
         self._found: dict[AgentId, Mapping[tuple[str, ...], int]] = {}
 
     def first(self, where: Where, agent: AgentId) -> Mapping[tuple[str, ...], int]:
         if agent not in self._found:
-            self._found[agent] = _states(self._records[where], cell_key(where[1], agent, "state"))
+            self._found[agent] = self._states(where, cell_key(where[1], agent, "state"))
         return self._found[agent]
 
-
-def _states(records: Sequence[tuple[int, Record]], key: str) -> Mapping[tuple[str, ...], int]:
-    found: dict[tuple[str, ...], int] = {}
-    for sequence, record in records:
-        cell = record.cells.get(key)
-        if cell is not None and cell.data is not None:
-            found.setdefault(tags_of(cell.data), sequence)
-    return found
+    def _states(self, where: Where, key: str) -> Mapping[tuple[str, ...], int]:
+        found: dict[tuple[str, ...], int] = {}
+        for sequence, record in self._records[where]:
+            cell = record.cells.get(key)
+            if cell is not None and cell.data is not None:
+                found.setdefault(tags_of(content(self._objects, where[0], cell.data)), sequence)
+        return found
 
 
 def tags_of(data: bytes | None) -> tuple[str, ...]:
     """Return the tags of an agent's state; none without one."""
-    if data is None:
-        return ()
-    noted = definition(One).load_state(data)
+    return tuple(noted_in(data).tags)
+
+
+def noted_in(data: bytes | None) -> Noted:
+    """Return an agent's state from what is stored of it."""
+    noted = Noted() if data is None else definition(One).load_state(data)
     assert isinstance(noted, Noted)
-    return tuple(noted.tags)
+    return noted

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 from starling.adapters.memory import MemoryServer
 from starling.core.due import is_transient
-from starling.core.ids import AgentId, ShardId
+from starling.core.ids import AgentId, PoolName, ShardId
 from starling.core.names import MeshNames, bucket_key, bucket_stream, parse_cell_key
 from starling.core.overlay import TableValue
 from starling.core.record import Cell, Kind, Record
 from starling.ports.store import Message, is_removal
 
 from .agents import Key
+from .large import BODY, Held, Kept, Timed, announced, lasting, leftovers, remaining
 from .plan import NEVER_SET, Action, Plan, children, is_sure
 from .process import MESH, Pool, Where
 
@@ -24,7 +25,7 @@ class Ending:
     """How a run ended. accepted: roots whose sender was told that they are stored, by agent in the order of sending;
     received: tags that each agent has handled; dead: tags of dead letters by agent; refused: roots that found the
     mailbox full whenever they were sent; worn: dead letters whose owner was lost in each attempt; ended: tags in
-    the states of mortal agents."""
+    the states of mortal agents; letters: all dead letters as they are stored."""
 
     accepted: dict[Key, bool] = field(default_factory=dict)
     received: dict[AgentId, list[str]] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Ending:
     steps: Mapping[str, list[int]] = field(default_factory=dict)
     refused: set[Key] = field(default_factory=set)
     worn: set[Key] = field(default_factory=set)
+    letters: list[bytes] = field(default_factory=list)
     ended: dict[AgentId, list[str]] = field(default_factory=dict)
 
 
@@ -138,6 +140,8 @@ def order(plan: Plan, ending: Ending) -> Iterator[str]:
     """P3: what one sender sent to one agent was handled in the order of sending."""
     sent: dict[Key, list[str]] = {}
     for tag, agent in ending.accepted:
+        if plan.pad(tag, BODY):
+            continue  # its body is stored first, while its client sends the next one
         sent.setdefault((plan.actions[tag, agent].sender, agent), []).append(tag)
     for sender, tags in ending.received.items():
         for tag in dict.fromkeys(tags):
@@ -206,6 +210,29 @@ def history(server: MemoryServer, stream: str) -> list[Message]:
     replicas = server.streams[stream].replicas
     assert replicas is not None
     return [change for change in replicas.changes if isinstance(change, Message)]
+
+
+def timed(server: MemoryServer, pool: Pool, shard: ShardId) -> list[tuple[float, Record]]:
+    """Every record of a journal, with the time at which it was stored."""
+    stored = history(server, MeshNames(MESH).pool(pool.name).journal(shard))
+    return [(message.time, Record.decode(message.data)) for message in stored]
+
+
+def large(
+    server: MemoryServer, pools: Sequence[Pool], objects: Mapping[Held, Kept], letters: Sequence[bytes], *, aged: bool
+) -> Iterator[str]:
+    """What is referred to is there, whole; and once all ages are over, nothing else is."""
+    journals: list[tuple[PoolName, Timed]] = []
+    for pool in pools:
+        names = MeshNames(MESH).pool(pool.name)
+        yield from announced(objects, history(server, names.dead_letters))
+        for shard in map(ShardId, range(pool.shards)):
+            journals.append((pool.name, journal := timed(server, pool, shard)))
+            yield from lasting(objects, pool.name, journal)
+            yield from announced(objects, history(server, names.mailbox(shard)))
+    if aged:
+        yield from remaining(objects, journals, letters)
+        yield from leftovers(server, [pool.name for pool in pools], MESH)
 
 
 def tables(server: MemoryServer, pools: Iterable[Pool], records: Records) -> Iterator[str]:

@@ -30,18 +30,23 @@ from starling.engine.deliver import Delivery
 from starling.engine.intake import Intake
 from starling.engine.janitor import Janitor
 from starling.engine.journal import Journal
+from starling.engine.large import LargeValues
+from starling.engine.objects import Objects
 from starling.engine.producer import Producer
 from starling.engine.queries import Queries
 from starling.engine.query_client import QueryClient
 from starling.engine.shard import OwnedShard
+from starling.engine.sweep import Sweep
 from starling.engine.table import Table
 from starling.engine.turn import Turn
+from starling.engine.turn_ends import TurnEnds
 from starling.engine.turns import Turns
 from starling.node.ownership import Ownership
 from starling_operator.plan.decide import _is_empty, _usable
 
 from .control import ControlWorld
 from .edits import DoesNotApply, all_of, edited
+from .large import has_large
 from .runner import Result, run_many, world_of
 from .world import World
 
@@ -51,6 +56,7 @@ _TESTS = (
     Path(__file__).with_name("test_holes.py"),
     _UNIT / "client/test_batch.py",
     _UNIT / "core/test_replay.py",
+    _UNIT / "engine/test_large_values.py",
     _UNIT / "engine/test_queries.py",
     _UNIT / "operator/plan/test_decide.py",
 )
@@ -68,7 +74,7 @@ class Mutant(NamedTuple):
     """One seeded mistake.
 
     rule: of the model, or of the design; test: a part of the name of tests, where seeds catch it too rarely; world: the
-    only kind of world to try it in.
+    only kind of world to try it in; large: only seeds with large values can notice.
     """
 
     name: str
@@ -76,6 +82,7 @@ class Mutant(NamedTuple):
     change: Callable[[], AbstractContextManager[None]]
     test: str = ""
     world: type[World] | None = None
+    large: bool = False
 
 
 MUTANTS: tuple[Mutant, ...] = (
@@ -433,6 +440,120 @@ MUTANTS: tuple[Mutant, ...] = (
         lambda: edited(_usable, ("if not lost and (", "if True and (")),
         test="shards_leave_a_pod_once_it_is_lost",
     ),
+    # -- large values
+    Mutant(
+        "large: a turn is committed before its objects are put",
+        "section 5",
+        lambda: edited(
+            Turns._spill,
+            (
+                "await self.large.put(turn.large, keys=_keys_of(outcome))",
+                "later = self.large.put(turn.large, keys=_keys_of(outcome)); "
+                "asyncio.get_running_loop().call_later(0.3, lambda: asyncio.ensure_future(later))",
+            ),
+        ),
+        large=True,
+    ),
+    Mutant(
+        "large: a body goes before the commit that ends its use",
+        "section 5",
+        lambda: all_of(
+            edited(Committer._apply, ("self._large.committed(outcome)", "pass")),
+            edited(Committer._work_done, ("assert work.inlet is not None", "self._large.committed(outcome)")),
+        ),
+        large=True,
+    ),
+    Mutant(
+        "large: the first of those that share a body removes it",
+        "section 5",
+        lambda: edited(Objects.done, ("if len(found) >= reference.share:", "if True:")),
+        large=True,
+    ),
+    Mutant(
+        "large: a message that waits for a further attempt has ended",
+        "section 5",
+        lambda: edited(LargeValues.committed, (" or not outcome.ends", "")),
+        large=True,
+    ),
+    Mutant(
+        "large: a dead letter needs its body no more",
+        "section 5",
+        lambda: edited(LargeValues.committed, (" or outcome.dead is not None", "")),
+        large=True,
+    ),
+    Mutant(
+        "large: the answer of a repeated call goes with its first reader",
+        "M10",
+        lambda: edited(TurnEnds._packed, ("share=0 if envelope.repeatable else 1", "share=1")),
+        large=True,
+    ),
+    Mutant(
+        "large: a further try uses the place of the one before",
+        "section 5",
+        lambda: edited(
+            Objects.put,
+            ('nuid = f"{reference.name}-{self._tries}"', 'nuid = f"{reference.name}-{attempt}"'),
+        ),
+        large=True,
+    ),
+    Mutant(
+        "large: chunks count in whatever order they are stored",
+        "section 5",
+        lambda: edited(Objects._chunks, (" if sequences == sorted(sequences) else None", "")),
+        large=True,
+    ),
+    Mutant(
+        "large: a description that is there already is put again",
+        "section 5",
+        lambda: edited(Objects._describe, (", expect=Expect(0, subject)", "")),
+        "an_object_is_described_once",
+    ),
+    Mutant(
+        "large: bytes that are not those of the reference will do",
+        "section 5",
+        lambda: edited(Objects.get, ("if not reference.fits(data):", "if False:")),
+        "not_those_of_the_reference",
+    ),
+    Mutant(
+        "large: the sweep removes the object of a cell's present version",
+        "section 5",
+        lambda: edited(Sweep._is_replaced, ("or reference.name != one.name", "or True")),
+        large=True,
+    ),
+    Mutant(
+        "large: the sweep believes a replica that lags",
+        "section 5",
+        lambda: edited(
+            Objects.delete_old,
+            ("if found is None or found.time >= older_than:", "if found is None:"),
+            ("if not isinstance(answer, Stored):", "if False:"),
+        ),
+        "said_to_be_needed_meanwhile",
+    ),
+    Mutant(
+        "large: nobody says that a dead letter needs its body",
+        "section 5",
+        lambda: edited(Sweep._held, ("if self._shard == 0:", "if False:")),
+        large=True,
+    ),
+    Mutant(
+        "large: nobody says that a due record needs its body",
+        "section 5",
+        lambda: edited(Sweep._held, ("keys = list(self._due.live)", "keys = []")),
+        large=True,
+    ),
+    Mutant(
+        "large: bodies are never swept",
+        "section 5",
+        lambda: edited(Sweep.look, ("older_than=now - age_of(one.name)", "older_than=now - 1000 * DAY")),
+        large=True,
+    ),
+    Mutant(
+        "large: what was never finished stays",
+        "section 5",
+        lambda: edited(Objects.remove_unfinished, ("if last is not None and last.time < older_than:", "if False:")),
+        large=True,
+    ),
     # -- the rest
     Mutant("the hash of an agent is Python's own", "section 3", lambda: edited(ids.shard_of, _HASH)),
     Mutant(
@@ -470,7 +591,7 @@ def _run(mutant: Mutant, seeds: int, workers: int) -> bool:
         with mutant.change():
             if mutant.test:
                 return _fails(mutant)
-            found, count = first_failure(seeds, workers, mutant.world)
+            found, count = first_failure(seeds, workers, mutant)
     except DoesNotApply as error:
         print(f"NOT APPLIED  {mutant.name} ({mutant.rule}): {error}", flush=True)
         return False
@@ -493,10 +614,13 @@ def _fails(mutant: Mutant) -> bool:
     return is_caught
 
 
-def first_failure(seeds: int, workers: int, world: type[World] | None) -> tuple[Result | None, int]:
+def first_failure(seeds: int, workers: int, mutant: Mutant) -> tuple[Result | None, int]:
     """Return the first result with a problem, if any, and how many seeds were run."""
     count = 0
+    world = mutant.world
     chosen = [seed for seed in range(seeds * (1 if world is None else 5)) if world in (None, world_of(seed))]
+    if mutant.large:
+        chosen = [seed for seed in range(seeds * 5) if has_large(seed)]
     for result in run_many(chosen, workers=workers):
         count += 1
         if result.problems:

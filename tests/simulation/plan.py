@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from starling.core.ids import AgentId, TopicId
+from starling.core.subscriptions import SubscriptionRoute
+
+from .large import BODY, Padding
 
 TYPES = ("one", "two")
 KEYS = ("a", "b", "c", "d")
@@ -91,9 +94,23 @@ class Root:
 class Plan:
     """All actions by tag and agent, and the roots in the order of their clients."""
 
-    def __init__(self, chance: random.Random, *, clients: int, roots: int, most: int, seconds: float) -> None:
+    def __init__(
+        self,
+        chance: random.Random,
+        *,
+        clients: int,
+        roots: int,
+        most: int,
+        seconds: float,
+        padding: Padding | None = None,
+        far: float = 0.0,
+    ) -> None:
+        """padding: what makes values large, None: all are small. far: seconds of the longest delay; 0: of none."""
         self._chance = chance
         self._most = most
+        self._padding = padding
+        self._far = far
+        self._small: set[str] = set()
         self._keys = KEYS[: chance.choice((1, 2, len(KEYS)))]
         if chance.random() < 0.4:
             self._keys = (*self._keys, MORTAL)
@@ -114,7 +131,26 @@ class Plan:
 
     def targets(self, step: Step) -> list[AgentId]:
         """The agents that a step's message goes to."""
-        return hearers(step.to) if isinstance(step.to, TopicId) else [step.to]
+        return self.hearers(step.to) if isinstance(step.to, TopicId) else [step.to]
+
+    @property
+    def subscriptions(self) -> tuple[SubscriptionRoute, ...]:
+        """Who hears the topic. With large values one agent hears all of it: two of a pool share a body."""
+        rows = [SubscriptionRoute(TOPIC, kind) for kind in TYPES]
+        if self._padding is not None:
+            rows.append(SubscriptionRoute(TOPIC, TYPES[0], key=KEYS[0]))
+        return tuple(rows)
+
+    def hearers(self, topic: TopicId) -> list[AgentId]:
+        """The agents that hear a topic, in the order of the route table."""
+        rows = ((row.agent_type, topic.source if row.key is None else row.key) for row in self.subscriptions)
+        return list(dict.fromkeys(AgentId(kind, key) for kind, key in rows))
+
+    def pad(self, tag: str, what: str) -> str:
+        """What makes the body, the answer or the state of a tag large; mostly nothing."""
+        if self._padding is None or (what == BODY and tag in self._small):
+            return ""
+        return self._padding.of(tag, what)
 
     def _step(self, kind: str, tag: str, sender: str, *, depth: int, waits_for: tuple[AgentId, ...]) -> Step | None:
         chance = self._chance
@@ -128,6 +164,10 @@ class Plan:
         urgent = kind in ("send", "publish") and depth > 0 and chance.random() < 0.2
         delayed = kind in ("send", "timer") and depth > 0 and chance.random() < 0.3
         delay = chance.choice((0.05, 1.0, 4.0)) if delayed else 0.0
+        if kind == "timer":
+            self._small.add(tag)  # a timer's message has to be
+        elif delay >= 1.0 and depth == 1 and self._far:
+            delay = self._far
         recurs = kind == "timer" and not _is_mortal(to) and chance.random() < 0.3
         taken_back = kind in ("send", "timer") and (delayed or kind == "timer") and chance.random() < 0.15
         step = Step(kind, tag, to, urgent, delay, 1.0 if recurs else 0.0, taken_back)
@@ -213,11 +253,6 @@ KINDS: tuple[tuple[float, Kind], ...] = (
 
 def _is_mortal(to: AgentId | TopicId) -> bool:
     return isinstance(to, AgentId) and to.key == MORTAL
-
-
-def hearers(topic: TopicId) -> list[AgentId]:
-    """The agents that hear a topic, in the order of the route table."""
-    return [AgentId(kind, topic.source) for kind in TYPES]
 
 
 def is_sure(step: Step, child: Action) -> bool:

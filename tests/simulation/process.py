@@ -150,7 +150,8 @@ class Process:
         if self.is_alive and where not in self._holding:
             token = PROCESS.set(self.name)
             try:
-                self._holding[where] = self._spawn(self._hold(where))
+                self._holding[where] = holding = self._spawn(self._hold(where))
+                holding.add_done_callback(lambda done: self._held(where))  # it may be cancelled before its first step
             finally:
                 PROCESS.reset(token)
 
@@ -207,4 +208,6 @@ class Process:
             self._failed(f"{self.name} failed with {where}", group)
         finally:
             self.owned.pop(where, None)
-            self._holding.pop(where, None)
+
+    def _held(self, where: Where) -> None:
+        del self._holding[where]

@@ -13,9 +13,10 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from starling.core import due, limits
-from starling.engine import commit, janitor, table
+from starling.engine import commit, janitor, objects, sweep, table
 
 from .control import ControlWorld
+from .large import has_large
 from .loop import Stuck, VirtualLoop, run
 from .pods import PodWorld
 from .shards import ShardWorld
@@ -46,7 +47,7 @@ def run_seed(seed: int, *, trace: bool = False) -> Result:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with small_limits(random.Random(f"limits {seed}")):
+        with small_limits(random.Random(f"limits {seed}")), large_values(seed):
             run(loop, world.run)
     except Stuck as error:
         world.fail("stuck", error)
@@ -87,6 +88,20 @@ def small_limits(chance: random.Random) -> Iterator[None]:
         put(table, "QUIET", 0.0, 1.0)
         put(table, "PATIENCE", 0.5, 5.0)
         put(table, "ROUND", 0.1, 0.5)
+        yield
+
+
+@contextmanager
+def large_values(seed: int) -> Iterator[None]:
+    """Where a seed has large values: what is large, mostly a few hundred bytes, and objects of many chunks."""
+    chance = random.Random(f"large limits {seed}")
+    with ExitStack() as stack:
+        if has_large(seed):
+            small = chance.random() < 0.9
+            if small:
+                stack.enter_context(patch.object(limits, "MAX_BODY", 200))
+            stack.enter_context(patch.object(objects, "CHUNK", chance.choice((64, 1024) if small else (128 * 1024,))))
+            stack.enter_context(patch.object(sweep, "INTERVAL", chance.choice((0.3, 1.0))))
         yield
 
 

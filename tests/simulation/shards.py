@@ -5,12 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from starling.engine.sweep import DAY
+
 from .process import Process
 from .world import STORM_SECONDS, World
+
+AGED_SECONDS = 3.0
+"""How long a storm lasts in which there is nothing new to do."""
+SWEEP_SECONDS = 4.0
 
 
 class ShardWorld(World):
     """An adversary takes, releases, kills, cuts, freezes and sets clocks at random."""
+
+    far = 9 * DAY
+    clients_left = False
 
     @property
     def takers(self) -> list[Process]:
@@ -25,12 +34,45 @@ class ShardWorld(World):
         wildness = chance.choice((0.3, 1.0, 2.0))
         for where in self.shards:
             chance.choice(self.takers).take(where)
-        while self.loop.time() < STORM_SECONDS:
+        end = self.loop.time() + (AGED_SECONDS if self.clients_left else STORM_SECONDS)
+        while self.loop.time() < end:
             await asyncio.sleep(min(1.0, chance.expovariate(1.0 / wildness)))
             self._keep_one()
             chance.choice(ACTS)(self, chance.random())
             if chance.random() < 0.5:
                 self.keep_owned()
+
+    async def grow_old(self) -> None:
+        """Three storms days apart, in which the sweep finds old objects; then calm days, until all of it is over.
+
+        Between a look at day 2 and one at day 8, what is held is said to be needed; the longest delay ends at day 9.
+        """
+        for client in self.clients:
+            await client.close()
+        self.clients_left = True
+        for days in (2, 6, 2):
+            await self._sleep(days * DAY)
+            self.storm.calm = False
+            await self.begin()
+            await self.trouble()
+            await self.come_to_rest()
+            await self._sweep()
+        for days in (4, 4):
+            await self._sleep(days * DAY)
+            await self.begin()
+            await self.come_to_rest()
+            await self._sweep()
+
+    async def _sleep(self, seconds: float) -> None:
+        """Nobody is there for a while."""
+        for process in self.living:
+            self.kill(process)
+        await asyncio.sleep(seconds)
+
+    async def _sweep(self) -> None:
+        """Wait until every owner has looked for what nobody needs."""
+        if not self.problems:
+            await asyncio.sleep(SWEEP_SECONDS)
 
     def _keep_one(self) -> None:
         if not self.living:

@@ -12,26 +12,29 @@ from typing import Protocol
 from starling.adapters.memory import MemoryServer, MemoryStore
 from starling.client import Mesh, WhenFull
 from starling.core import limits
+from starling.core.due import DueKind
 from starling.core.ids import AgentId, PoolName, ShardId, shard_of
 from starling.core.names import MeshNames
 from starling.core.record import Kind, Record
 from starling.core.routes import PoolRoute, Routes
-from starling.core.subscriptions import SubscriptionRoute
 from starling.engine.dead import DeadLetter
 from starling.engine.shard import OwnedShard
-from starling.errors import CallFailed, MailboxFull, MeshError, OutcomeUnknown
+from starling.errors import CallFailed, MailboxFull, MeshError, ObjectLost, OutcomeUnknown, Unreachable
 from starling.provision import PoolStreams, provision_mesh, provision_pool, write_routes
 
 from . import checks
-from .agents import Asked, Do, Running
-from .asks import Ask, Said, ask_all, draw_asks, tags_of, views
+from .agents import Asked, Do, Running, check_answer
+from .asks import Ask, Said, ask_all, draw_asks, noted_in, views
 from .checks import Ending
+from .large import BODY, Held, Kept, Padding, has_large, objects_of
 from .loop import VirtualLoop
-from .plan import KEYS, MORTAL, TOPIC, TYPES, WITNESS, Plan, Root, roots_of
+from .plan import KEYS, MORTAL, TYPES, WITNESS, Plan, Root, roots_of
 from .process import EPOCH, MESH, Pool, Process, Where
 from .storm import Faults, Storm
 
 STORM_SECONDS = 8.0
+SOON = 3600.0
+"""Seconds that a record must be due in, to be waited for."""
 REST_BOUND = 200.0
 """Virtual seconds within which everything must have come to rest once the weather is calm."""
 
@@ -61,12 +64,15 @@ class World:
 
     mailbox_limits: tuple[int, ...] = (2, 5)
     """Small ones, which some pools have."""
+    far = 0.0
+    """Seconds of the longest delay of a message with a large body; 0: as of any other."""
 
     def __init__(self, seed: int, loop: VirtualLoop, trace: Callable[[str], None] | None) -> None:
         self.seed = seed
         self.loop = loop
         self.trace = trace
         self.problems: list[str] = []
+        self.has_large = has_large(seed)
         self.chance = random.Random(f"world {seed}")
         self.storm = Storm(random.Random(f"storm {seed}"), Faults.draw(self.chance), trace)
         self.server = MemoryServer(wall=lambda: EPOCH + loop.time(), weather=self.storm)
@@ -76,13 +82,15 @@ class World:
             roots=self.chance.choice((3, 6, 12)),
             most=40,
             seconds=STORM_SECONDS / 2,
+            padding=Padding(seed) if self.has_large else None,
+            far=self.far if self.has_large else 0.0,
         )
         self.ending = Ending()
         self.said: list[Said] = []
         self.pools: dict[PoolName, Pool] = {}
         self.processes: list[Simulated] = []
         self._starts = 0
-        self._clients: list[Mesh] = []
+        self.clients: list[Mesh] = []
         self._opened: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._senders: list[asyncio.Task[None]] = []
 
@@ -106,7 +114,9 @@ class World:
         await self.begin()
         await self._send_all()
         await self.trouble()
-        await self._come_to_rest()
+        await self.come_to_rest()
+        if self.has_large and not self.problems:
+            await self.grow_old()
         if not self.problems:
             await self._audit()
         if not self.problems:
@@ -131,7 +141,7 @@ class World:
         routes = Routes(
             pools={p.name: PoolRoute(p.name, p.shards, p.incarnation) for p in self.pools.values()},
             agent_types={p.agent_type: p.name for p in self.pools.values()},
-            subscriptions=tuple(SubscriptionRoute(TOPIC, kind) for kind in TYPES),
+            subscriptions=self.plan.subscriptions,
         )
         await write_routes(admin, MESH, routes, over=0)
 
@@ -169,6 +179,9 @@ class World:
         """Called now and then while the world comes to rest, so that every shard has an owner."""
         raise NotImplementedError
 
+    async def grow_old(self) -> None:
+        """Called at rest where values are large: let days pass, until nothing is left that nobody needs."""
+
     # -- what is there
 
     @property
@@ -190,7 +203,7 @@ class World:
                 wall=lambda: EPOCH + self.loop.time(),
                 chance=random.Random(f"{name} {self.seed}"),
             )
-            self._clients.append(client)
+            self.clients.append(client)
             self._senders.append(self.loop.create_task(self._client(client, name, roots)))
             asks = draw_asks(random.Random(f"asks {name} {self.seed}"), self._asked, most=6, seconds=STORM_SECONDS)
             if asks:
@@ -229,7 +242,7 @@ class World:
             while not all(key in self.ending.accepted for key in keys):
                 await asyncio.sleep(0)
             sending.append(first)
-            if root.again:
+            if root.again and not self.plan.pad(root.step.tag, BODY):  # else it may be sent after the dedupe window
                 sending.append(self.loop.create_task(self._send(client, root)))
         await asyncio.gather(*sending)
 
@@ -243,19 +256,22 @@ class World:
         try:
             if step.kind == "send":
                 assert isinstance(step.to, AgentId)
-                await client.send(step.to, Do(step.tag), id=user_id, timeout=1000.0, when_full=waits)
+                await client.send(step.to, Do.of(step.tag), id=user_id, timeout=1000.0, when_full=waits)
             elif step.kind == "publish":
                 assert not isinstance(step.to, AgentId)
-                await client.publish(step.to, Do(step.tag), id=user_id, timeout=1000.0, when_full=waits)
+                await client.publish(step.to, Do.of(step.tag), id=user_id, timeout=1000.0, when_full=waits)
             else:
                 assert isinstance(step.to, AgentId)
-                await client.call(step.to, Asked(step.tag), timeout=30.0)
+                check_answer(step.tag, await client.call(step.to, Asked.of(step.tag), timeout=30.0))
+        except ObjectLost as error:
+            self.fail(f"the answer to {step.tag}", error)
+            return
         except MailboxFull as error:
             self.say(f"{step.tag} was refused: {error!r}")
             if step.kind == "send" and not root.again:
                 self.ending.refused.update(keys)
             return
-        except (CallFailed, OutcomeUnknown) as error:
+        except (CallFailed, OutcomeUnknown, Unreachable) as error:
             self.say(f"{step.tag} was not accepted: {error!r}")
             return
         self.say(f"{step.tag} was accepted")
@@ -284,7 +300,7 @@ class World:
 
     # -- the end
 
-    async def _come_to_rest(self) -> None:
+    async def come_to_rest(self) -> None:
         """Calm: everything is mended, every shard has one owner; wait until nothing is left to do."""
         self.say("calm")
         self.storm.calm = True
@@ -316,7 +332,13 @@ class World:
     def _owes(self) -> bool:
         """Whether something is still to happen: a record that is due later, a cell that the table has not yet."""
         owned = [shard for process in self.living for shard in process.owned.values()]
-        return any(shard._overlay.entries or shard._due.owed() or shard._due.oldest_change() for shard in owned)
+        soon = (EPOCH + self.loop.time() + SOON) * 1000
+        return any(
+            shard._overlay.entries
+            or shard._due.oldest_change()
+            or any(due.at < soon and due.kind is not DueKind.REPLY for due in shard._due.live.values())
+            for shard in owned
+        )
 
     def _unrest(self) -> str:
         parts = [f"{sum(not sender.done() for sender in self._senders)} clients still send"]
@@ -350,7 +372,10 @@ class World:
             for key in (*KEYS, MORTAL, WITNESS.key):
                 agent = AgentId(pool.agent_type, key)
                 shard = auditor.owned[pool.name, shard_of(agent.type, agent.key, pool.shards)]
-                tags = list(tags_of(await shard.state(agent)))
+                noted = noted_in(await shard.state(agent))
+                if not noted.is_whole:
+                    self.fail(f"{agent} has a state that is not its own: {noted}")
+                tags = noted.tags
                 (self.ending.ended if key == MORTAL else self.ending.received)[agent] = tags
         for agent in self.ending.ended:
             self.ending.received[agent] = self._witnessed(agent)
@@ -362,11 +387,15 @@ class World:
         return [tag.rpartition("!")[0] for tag in heard if self.plan.actions[tag, WITNESS].sender == str(agent)]
 
     async def _read_dead_letters(self) -> None:
+        objects = objects_of(self.server, self.pools, MESH)
         for pool in self.pools.values():
             names = MeshNames(MESH).pool(pool.name)
             for message in checks.history(self.server, names.dead_letters):
                 letter = DeadLetter.unpack(message.data)
-                tag = _tag(letter)
+                self.ending.letters.append(message.data)
+                if letter.reason == "ObjectLost":
+                    self.fail(f"a message lost its body: {letter.text}")
+                tag = _tag(letter, objects)
                 key = (tag, letter.envelope.target) if tag and letter.envelope else None
                 if key is None or key not in self.plan.actions:
                     self.ending.odd_letters.append(f"{letter.reason} {letter.text}")
@@ -394,7 +423,12 @@ class World:
         records = checks.all_records(self.server, self.pools.values())
         yield from checks.journals(records)
         yield from checks.tables(self.server, self.pools.values(), records)
-        yield from views(self.said, records)
+        objects = objects_of(self.server, self.pools, MESH)
+        yield from Running.damaged
+        yield from checks.large(
+            self.server, list(self.pools.values()), objects, self.ending.letters, aged=self.has_large and bool(self.far)
+        )
+        yield from views(self.said, records, objects)
 
 
 def _text(error: BaseException) -> str:
@@ -403,7 +437,9 @@ def _text(error: BaseException) -> str:
     return repr(error)
 
 
-def _tag(letter: DeadLetter) -> str:
-    if letter.envelope is None or not letter.envelope.body:
+def _tag(letter: DeadLetter, objects: Mapping[Held, Kept]) -> str:
+    envelope = letter.envelope
+    if envelope is None:
         return ""
-    return str(json.loads(letter.envelope.body).get("tag", ""))
+    body = envelope.body if envelope.large is None else objects[envelope.large.pool, envelope.large.name].data
+    return str(json.loads(body).get("tag", "")) if body else ""

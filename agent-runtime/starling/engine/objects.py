@@ -25,7 +25,7 @@ from starling.core.names import (
 )
 from starling.core.reference import Reference
 from starling.core.reply import Reply
-from starling.errors import ObjectLost, UnknownPool, Unreachable
+from starling.errors import MeshError, ObjectLost, UnknownPool, Unreachable
 from starling.ports.store import Expect, Message, Refused, Store, Stored
 
 log = logging.getLogger(__name__)
@@ -54,19 +54,22 @@ class Objects:
     def __init__(self, store: Store, mesh: str) -> None:
         self._store = store
         self._names = MeshNames(mesh)
+        self._tries = 0
 
     async def put(self, reference: Reference, data: bytes, *, key: str = "") -> None:
         """Store the bytes. key: of the cell that they are. Raises Unreachable when nobody can say that they are stored;
         UnknownPool."""
         bucket = self._bucket(reference.pool)
         for attempt in range(TRIES):
-            nuid = f"{reference.name}-{attempt}"
+            nuid = f"{reference.name}-{self._tries}"  # never used again: a chunk that was given up may arrive late
+            self._tries += 1
             sequences = await self._chunks(bucket, nuid, data)
-            if sequences is not None and await self._described(bucket, reference, nuid, sequences, key):
+            if sequences is not None:
+                await self._describe(bucket, reference, nuid, sequences, key)
                 return
             await self._store.purge(object_stream(bucket), object_chunks(bucket, nuid), below=_ALL)
             await asyncio.sleep(0.05 * 2**attempt)
-        raise Unreachable(f"object {reference.name} of {reference.size_bytes} bytes was not stored")
+        raise _not_stored(reference)
 
     async def _chunks(self, bucket: str, nuid: str, data: bytes) -> list[int] | None:
         """Return the positions of the chunks; None when they are not all there in order."""
@@ -83,7 +86,8 @@ class Objects:
                 sequences.append(answer.sequence)
         return sequences if sequences == sorted(sequences) else None
 
-    async def _described(self, bucket: str, reference: Reference, nuid: str, sequences: list[int], key: str) -> bool:
+    async def _describe(self, bucket: str, reference: Reference, nuid: str, sequences: list[int], key: str) -> None:
+        """Store the description, once: one that was given up may arrive late, so its chunks stay."""
         description = {
             "name": reference.name,
             "bucket": bucket,
@@ -94,9 +98,18 @@ class Objects:
             "metadata": {"first": str(sequences[0]), "key": key},
         }
         headers = {MESSAGE_ID: nuid}
-        subject = object_description(bucket, reference.name)
-        answer = await (await self._store.publish(subject, json.dumps(description).encode(), headers))
-        return isinstance(answer, Stored)
+        data, subject = json.dumps(description).encode(), object_description(bucket, reference.name)
+        for attempt in range(TRIES):
+            answer = await (await self._store.publish(subject, data, headers, expect=Expect(0, subject)))
+            if isinstance(answer, Stored):
+                return
+            if isinstance(answer, Refused) and answer.why == "conflict":  # an earlier one of ours is as good
+                found = await self._store.last(object_stream(bucket), subject)
+                if found is not None and _parsed(found)["nuid"] != nuid:
+                    await self._store.purge(object_stream(bucket), object_chunks(bucket, nuid), below=_ALL)
+                return
+            await asyncio.sleep(0.05 * 2**attempt)
+        raise _not_stored(reference)
 
     async def get(self, reference: Reference) -> bytes:
         """Return the bytes. Raises ObjectLost when they are missing or not those that were put; Unreachable."""
@@ -141,7 +154,10 @@ class Objects:
             return reply
         body = await self.get(reply.large)
         if reply.large.share:
-            await self.delete(reply.large.pool, reply.large.name)
+            try:
+                await self.delete(reply.large.pool, reply.large.name)
+            except MeshError as error:  # the answer is here; the sweep finds what is left
+                log.debug("object of an answer not removed", extra={"error": str(error)})
         return replace(reply, body=body, large=None)
 
     async def done(self, reference: Reference, who: str) -> None:
@@ -163,12 +179,30 @@ class Objects:
     async def delete(self, pool: PoolName, name: str) -> None:
         """Remove an object; nothing happens when it is not there. Raises Unreachable, UnknownPool."""
         bucket = self._bucket(pool)
-        stream = object_stream(bucket)
-        found = await self._store.last(stream, object_description(bucket, name))
+        found = await self._store.last(object_stream(bucket), object_description(bucket, name))
         if found is not None:
-            await self._store.purge(stream, object_chunks(bucket, _parsed(found)["nuid"]), below=_ALL)
-            await self._store.purge(stream, object_mark(bucket, name, "*"), below=_ALL)
-            await self._store.purge(stream, object_description(bucket, name), below=_ALL)
+            await self._remove(bucket, name, found)
+
+    async def delete_old(self, pool: PoolName, name: str, *, older_than: float) -> bool:
+        """Remove an object unless it was put, or said to be needed, after `older_than` (seconds since 1970).
+
+        A replica that lags may not know of that: the stream itself is asked. Raises as `delete`.
+        """
+        bucket = self._bucket(pool)
+        found = await self._store.last(object_stream(bucket), object_description(bucket, name))
+        if found is None or found.time >= older_than:
+            return False
+        answer = await (await self._store.publish(found.subject, found.data, expect=Expect(found.sequence)))
+        if not isinstance(answer, Stored):
+            return False
+        await self._remove(bucket, name, found)
+        return True
+
+    async def _remove(self, bucket: str, name: str, description: Message) -> None:
+        stream = object_stream(bucket)
+        await self._store.purge(stream, object_chunks(bucket, _parsed(description)["nuid"]), below=_ALL)
+        await self._store.purge(stream, object_mark(bucket, name, "*"), below=_ALL)
+        await self._store.purge(stream, description.subject, below=_ALL)
 
     async def names(self, pool: PoolName) -> list[str]:
         """Return the names of the objects of a pool, in no order. Raises Unreachable, UnknownPool."""
@@ -221,6 +255,10 @@ class Objects:
 
     def _bucket(self, pool: PoolName) -> str:
         return self._names.pool(pool).objects
+
+
+def _not_stored(reference: Reference) -> Unreachable:
+    return Unreachable(f"object {reference.name} of {reference.size_bytes} bytes was not stored")
 
 
 def _parsed(description: Message) -> dict[str, Any]:

@@ -92,22 +92,20 @@ class Sweep:
             for pool, name in await self._held():
                 await self._objects.touch(pool, name, older_than=now - DAY)
             old = [one for one in await self._objects.described(self._settings.pool) if one.time < now - HOUR]
-        gone = [one.name for one in old if self._is_ours(one.name) and await self._is_orphan(one, now - one.time)]
-        for name in gone:
-            await self._objects.delete(self._settings.pool, name)
+        gone = 0
+        for one in old:
+            if self._is_ours(one.name) and await self._is_orphan(one, now - one.time):
+                gone += await self._objects.delete_old(self._settings.pool, one.name, older_than=now - age_of(one.name))
         await self._objects.remove_unfinished(self._settings.pool, f"{self._shard}-", older_than=now - HOUR)
         if gone:
-            log.info("large objects without a use removed", extra={"shard": self._shard, "objects": len(gone)})
-        return len(gone)
+            log.info("large objects without a use removed", extra={"shard": self._shard, "objects": gone})
+        return gone
 
     def _is_ours(self, name: str) -> bool:
         return name.partition("-")[0] == str(self._shard)
 
     async def _is_orphan(self, one: Described, age: float) -> bool:
-        kind = kind_of(one.name)
-        if kind == CELL:
-            return age > CELL_AGE and await self._is_replaced(one)
-        return age > (REPLY_AGE if kind == REPLY else BODY_AGE)
+        return age > age_of(one.name) and (kind_of(one.name) != CELL or await self._is_replaced(one))
 
     async def _is_replaced(self, one: Described) -> bool:
         if not one.key or one.key in self._overlay.entries:
@@ -147,6 +145,11 @@ class Sweep:
 def kind_of(name: str) -> str:
     """Whether an object is a body, an answer or a cell."""
     return name.split("-")[1]
+
+
+def age_of(name: str) -> float:
+    """Seconds after which an object that nothing refers to goes, at the earliest."""
+    return {CELL: CELL_AGE, REPLY: REPLY_AGE}.get(kind_of(name), BODY_AGE)
 
 
 def references(stored: Iterable[bytes]) -> Iterator[Held]:

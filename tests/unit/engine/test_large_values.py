@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Awaitable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from starling import Agent, AgentId, Context, Topic, event, message, rpc, testing
 from starling.core import limits
 from starling.core.ids import PoolName, ShardId
-from starling.core.names import MeshNames, bucket_stream, object_stream
+from starling.core.names import MeshNames, bucket_stream, object_description, object_stream
+from starling.core.reference import BODY, Reference, refer
 from starling.core.retry import RetryPolicy
 from starling.engine.objects import Objects
-from starling.errors import StateUnreadable, TooLarge
+from starling.errors import ObjectLost, StateUnreadable, TooLarge
+from starling.ports.store import Message, Store
 from starling.testing import MESH, TestMesh
 
 MIB = 1024 * 1024
@@ -232,3 +236,63 @@ async def test_an_agent_whose_state_object_is_gone_is_parked_and_never_starts_af
         await mesh.crash()
         with pytest.raises(StateUnreadable, match="missing or damaged"):
             await mesh.call(camera, Wanted(1), timeout=5.0)
+
+
+def put_aside(size: int) -> tuple[Reference, bytes]:
+    data = bytes(size)
+    return refer(PoolName("camera"), ShardId(0), BODY, random.Random(size).getrandbits(96), data), data
+
+
+async def test_bytes_that_are_not_those_of_the_reference_are_refused_in_memory_too() -> None:
+    async with testing.mesh(Camera, shards=1) as mesh:
+        reference, _ = put_aside(10)
+        stored = Objects(mesh._admin, MESH)
+        await stored.put(reference, b"other")
+        with pytest.raises(ObjectLost, match="damaged"):
+            await stored.get(reference)
+
+
+async def test_an_object_is_described_once_and_what_a_further_try_has_put_goes() -> None:
+    async with testing.mesh(Camera, shards=1) as mesh:
+        reference, data = put_aside(10)
+        stored = Objects(mesh._admin, MESH)
+        stream = object_stream(MeshNames(MESH).pool(PoolName("camera")).objects)
+        await stored.put(reference, data)
+        before = await mesh._admin.stream_info(stream)
+        await stored.put(reference, data)  # as after an answer that was lost
+        after = await mesh._admin.stream_info(stream)
+        assert before is not None
+        assert after is not None
+        assert after.subjects == before.subjects
+        assert await stored.get(reference) == data
+
+
+class _Behind:
+    """A store whose replica does not know of the last word yet."""
+
+    def __init__(self, store: Store, old: Message) -> None:
+        self._store = store
+        self._old = old
+
+    async def last(self, stream: str, subject: str) -> Message | None:
+        return self._old
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+async def test_an_object_that_was_said_to_be_needed_meanwhile_is_not_removed_by_who_has_not_heard() -> None:
+    async with testing.mesh(Camera, shards=1) as mesh:
+        reference, data = put_aside(10)
+        pool = PoolName("camera")
+        bucket = MeshNames(MESH).pool(pool).objects
+        stored = Objects(mesh._admin, MESH)
+        await stored.put(reference, data)
+        old = await mesh._admin.last(object_stream(bucket), object_description(bucket, reference.name))
+        assert old is not None
+        await stored.touch(pool, reference.name, older_than=old.time + 1)
+        behind = Objects(_Behind(mesh._admin, old), MESH)
+        assert not await behind.delete_old(pool, reference.name, older_than=old.time + 1)
+        assert await stored.get(reference) == data
+        assert await stored.delete_old(pool, reference.name, older_than=old.time + 1000)
+        assert await objects(mesh) == []

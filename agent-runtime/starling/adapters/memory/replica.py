@@ -11,10 +11,11 @@ FOLLOWERS = 2
 
 
 class Removed(NamedTuple):
-    """Messages of a subject with a smaller sequence went."""
+    """Messages of a subject with a smaller sequence went. time: when, as a message's."""
 
     subject: str
     below: int
+    time: float
 
 
 class TakenOut(NamedTuple):
@@ -41,7 +42,7 @@ class Replicas:
             match change:
                 case Message():
                     contents.add(change)
-                case Removed(subject, below):
+                case Removed(subject, below, _):
                     contents.remove(subject, below)
                 case TakenOut(sequence):
                     contents.take_out(sequence)

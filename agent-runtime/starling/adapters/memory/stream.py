@@ -159,7 +159,7 @@ class MemoryStream:
     def _remove(self, subject: str, below: int) -> None:
         self.contents.remove(subject, below)
         if self.replicas is not None:
-            self.replicas.changes.append(Removed(subject, below))
+            self.replicas.changes.append(Removed(subject, below, self._wall()))
 
     # -- expiry
 
