@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from starling.adapters.nats import EmbeddedServer, NatsStore, connect, connection
+from starling.adapters.nats import EmbeddedServer, NatsStore, connect, link
 from starling.core import limits
 from starling.core.names import bucket_stream, bucket_subject
 from starling.errors import SpecError, Unreachable
@@ -162,7 +162,7 @@ async def test_an_interest_that_the_server_confirms_too_late_does_not_make_the_c
         assert not listening.done()
         listening.cancel()
     private_nats.resume()
-    async with asyncio.timeout(connection.PING_INTERVAL / 2):  # far less than pings need to find a deaf one
+    async with asyncio.timeout(link.PING_INTERVAL / 2):  # far less than pings need to find a deaf one
         for number in range(20):
             assert isinstance(await (await store.publish("s.a", b"")), Stored), number
     assert store.connected_since == since
@@ -252,7 +252,7 @@ async def test_a_frozen_server_makes_publishes_unknown_after_the_time_limit(
 async def test_a_frozen_server_that_takes_no_bytes_is_left_and_found_again(
     private_nats: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "PING_INTERVAL", 0.2)
+    monkeypatch.setattr(link, "PING_INTERVAL", 0.2)
     monkeypatch.setattr(limits, "STORE_TIMEOUT", 2.0)
     store = await connect(private_nats.url, name="test")
     await store.ensure_stream(STREAM)

@@ -10,10 +10,9 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Final
 
-from nats.aio.msg import Msg
-
 from starling.adapters.nats import wire
 from starling.adapters.nats.connection import Connection, Subscribed
+from starling.adapters.nats.link import Msg
 from starling.adapters.nats.requests import Requests
 from starling.core import limits
 from starling.errors import RetryLater, TooLarge
@@ -81,7 +80,7 @@ class Acks:
             self._sweeping = self._loop.call_later(limits.STORE_TIMEOUT, self._sweep)
         return answer
 
-    async def _heard(self, message: Msg) -> None:
+    def _heard(self, message: Msg) -> None:
         token = message.subject[self._cut :]
         waiting = self._waiting.get(token)
         if waiting is None:

@@ -6,9 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from nats.aio.msg import Msg
-
 from starling.adapters.nats import wire
+from starling.adapters.nats.link import Msg
 from starling.adapters.nats.requests import Requests
 from starling.adapters.nats.streams import Streams
 from starling.core import limits

@@ -11,11 +11,10 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from nats.aio.msg import Msg
-
 from starling.adapters.nats import wire
 from starling.adapters.nats.connection import Connection, Subscribed
 from starling.adapters.nats.consumer import HEARTBEAT, Consumer, Made, translated
+from starling.adapters.nats.link import Msg
 from starling.adapters.nats.requests import ApiError, Requests
 from starling.errors import RetryLater, Unreachable
 from starling.ports.store import Message
@@ -191,7 +190,7 @@ class NatsReader:
         self._open = 0
         self._wake()
 
-    async def _heard(self, message: Msg) -> None:
+    def _heard(self, message: Msg) -> None:
         reply = message.reply
         if not reply:
             self._status(message)

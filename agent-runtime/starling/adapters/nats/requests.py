@@ -6,10 +6,9 @@ import asyncio
 import json
 from typing import Any, NamedTuple
 
-from nats.aio.msg import Msg
-
 from starling.adapters.nats import wire
 from starling.adapters.nats.connection import Connection, Subscribed
+from starling.adapters.nats.link import Msg
 from starling.core import limits
 from starling.errors import MeshError, Unreachable
 
@@ -97,7 +96,7 @@ class Requests:
             if ended.done() and not ended.cancelled():
                 ended.exception()  # it is known, even if sending failed first
 
-    async def _heard(self, message: Msg) -> None:
+    def _heard(self, message: Msg) -> None:
         waiting = self._waiting.get(message.subject[len(self._inbox) :])
         if waiting is None or waiting.ended.done():
             return

@@ -7,12 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from nats.aio.msg import Msg
-
 from starling.adapters.nats import wire
 from starling.adapters.nats.acks import Acks
 from starling.adapters.nats.connection import Connection
 from starling.adapters.nats.direct import DirectGets
+from starling.adapters.nats.link import Msg
 from starling.adapters.nats.reader import NatsReader
 from starling.adapters.nats.requests import ApiError, Requests
 from starling.adapters.nats.streams import Streams
@@ -143,7 +142,7 @@ class NatsStore:
         await self._connection.send(subject, data, reply)
 
     async def listen(self, subject: str, heard: Callable[[Signal], None]) -> Subscription:
-        async def pass_on(message: Msg) -> None:
+        def pass_on(message: Msg) -> None:
             heard(Signal(message.subject, message.data, message.reply))
 
         return await self._connection.subscribe(subject, pass_on)

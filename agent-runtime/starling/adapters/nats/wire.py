@@ -6,8 +6,7 @@ import json
 from datetime import datetime
 from typing import Any, Final
 
-from nats.aio.msg import Msg
-
+from starling.adapters.nats.link import Msg
 from starling.ports.store import Answer, Headers, Message, Refused, Stored, Unknown
 
 STATUS: Final = "Status"
