@@ -33,7 +33,7 @@ def installed_with(name: str) -> set[str]:
 @pytest.mark.row("RT-88", part="the core installs without grpcio and without a provider's library")
 def test_the_core_install_brings_no_grpc_and_no_library_of_a_provider() -> None:
     found = installed_with("starling-mesh")
-    assert {"nats-py", "msgpack", "pydantic"} <= found
+    assert {"msgpack", "pydantic"} <= found
     assert not found & NOT_IN_CORE
 
 

@@ -1,8 +1,8 @@
 """One connection to one NATS server: the client protocol, on asyncio's transport.
 
-What is heard is handed over from the callback of the socket, what is sent goes to the transport at once. nats-py
-takes three tasks and four turns of the loop for a message in and one out; measured on one core, it costs 41 us of CPU
-to publish and hear the answer, this 12.
+What is heard is handed over from the callback of the socket, without a task or a queue between, and what one turn of
+the loop sends goes out in one piece. Against nats-py in its place (interleaved rounds, 2 cores): queries one at a time
+355 us at p50 for 448, their worker's CPU 177 us for 324; 100 calls in flight 3,452 a second for 2,786.
 """
 
 from __future__ import annotations
@@ -50,7 +50,6 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._changed = changed
         self.transport: asyncio.Transport | None = None
-        self._send_now: Callable[[bytes], None] = self._gather
         self._unsent: list[bytes] = []
         self._gathered_bytes = 0
         self._rest: list[bytes] = []
@@ -77,9 +76,6 @@ class Link(asyncio.Protocol):
     def use(self, transport: asyncio.Transport) -> None:
         """Speak over this transport: the plain one, then perhaps the encrypted one."""
         self.transport = transport
-        # uvloop writes once at the end of its turn; asyncio's own transport would make a system call of each message
-        of_uvloop = type(self._loop).__module__.startswith("uvloop")
-        self._send_now = transport.write if of_uvloop else self._gather
 
     def connection_lost(self, error: Exception | None) -> None:
         self.problem = self.problem or (str(error) if error is not None else "the server closed the connection")
@@ -157,7 +153,8 @@ class Link(asyncio.Protocol):
         waiting = 0 if self.transport is None else self.transport.get_write_buffer_size()
         return waiting + self._gathered_bytes
 
-    def _gather(self, data: bytes) -> None:
+    def _send_now(self, data: bytes) -> None:
+        """Send at the end of this turn of the loop, with what else it brings: one by one costs a server 5 x."""
         if not self._unsent:
             self._loop.call_soon(self._flush)
         self._unsent.append(data)

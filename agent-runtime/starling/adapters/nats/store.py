@@ -156,4 +156,4 @@ def _check_credentials(credentials: Path) -> None:
     if not credentials.is_file():
         raise SpecError("nats credentials", f"there is no file {credentials}")
     if importlib.util.find_spec("nkeys") is None:
-        raise SpecError("nats credentials", "they need the package nkeys: install nats-py[nkeys]")
+        raise SpecError("nats credentials", "they need the package nkeys: install nkeys")
