@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
+from functools import cache
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Protocol, TypeVar, cast, overload
 
@@ -276,13 +277,19 @@ class Context:
 
     def agent(self, cls: type[A], key: str) -> A:
         """Return a stand-in for an agent: its events are sent with this turn's commit, rpcs and queries are awaited."""
-        from starling.proxies import stand_in
-
-        return stand_in(self, cls, key)
+        return _stand_in()(self, cls, key)
 
     def _passed_on(self, headers: Mapping[str, str] | None) -> Mapping[str, str]:
         own = checked_headers(headers)
         return _bounded({**self.headers, **own}) if own else self.headers
+
+
+@cache
+def _stand_in() -> Callable[[Context, type[A], str], A]:
+    """What imports us cannot be imported above; the statement itself costs a microsecond each time."""
+    from starling.proxies import stand_in
+
+    return stand_in
 
 
 class _Over:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Mapping
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from starling.agent import Agent, definition
+from starling.core.envelope import known_agent
 from starling.core.ids import AgentId
 from starling.errors import SpecError
 from starling.handlers import Kind
@@ -40,29 +42,26 @@ class Messenger(Protocol):
 
 
 class _StandIn:
-    __slots__ = ("_cls", "_messenger", "id")
+    __slots__ = ("_definition", "_messenger", "id")
 
     def __init__(self, messenger: Messenger, cls: type[Agent[Any]], key: str) -> None:
         self._messenger = messenger
-        self._cls = cls
-        self.id = AgentId(definition(cls).type, key)
+        self._definition = definition(cls)
+        self.id = known_agent(self._definition.type, key)
 
     def __getattr__(self, name: str) -> Any:
-        handler = definition(self._cls).handlers.get(name)
+        handler = self._definition.handlers.get(name)
         if handler is None:
+            cls = self._definition.cls
             raise NoSuchHandler(
-                f"{self._cls.__qualname__}.{name}", "is no handler; other agents are reached by messages only"
+                f"{cls.__qualname__}.{name}", "is no handler; other agents are reached by messages only"
             )
         messenger = self._messenger
         if handler.kind is Kind.EVENT:
             act: Any = messenger.send
         else:
             act = messenger.call if handler.kind is Kind.RPC else messenger.query
-
-        def say(message: object, /, **options: Any) -> Any:
-            return act(self.id, message, **options)
-
-        return say
+        return partial(act, self.id)
 
     def __repr__(self) -> str:
         return f"<stand-in for {self.id}>"

@@ -68,6 +68,13 @@ class Ready(Generic[Q]):
 
     def pop(self) -> Q:
         """Return who is next. Raises IndexError when nobody waits."""
+        low, normal, high, urgent = self._levels
+        if normal and normal[0].ready == Priority.NORMAL and not (low or high or urgent):  # nearly always
+            self._runs[0] = self._runs[2] = 0
+            item = normal.popleft()
+            item.ready = -1
+            self._size -= 1
+            return item
         low, normal, high, urgent = (self._live(level) for level in range(4))
         if (low or normal) and (high or urgent):
             upper = self._runs[2] < BOUND - 1

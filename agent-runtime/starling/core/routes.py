@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from starling.core.ids import AgentId, PoolName, ShardId, TopicId, shard_of
 from starling.core.retry import Backoff, RetryPolicy
@@ -13,6 +13,7 @@ from starling.core.subscriptions import Match, SubscriptionRoute, Subscriptions
 from starling.errors import DecodeError, UnknownAgentType
 
 ROUTES_KEY = "routes"
+_KNOWN_TARGETS: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +42,24 @@ class Routes:
     agent_types: Mapping[str, PoolName] = field(default_factory=dict)
     subscriptions: tuple[SubscriptionRoute, ...] = ()
     _heard: Subscriptions = field(init=False, compare=False, repr=False)
+    _targets: dict[AgentId, Target] = field(init=False, compare=False, repr=False, default_factory=dict)
+    """Of agents that were sent to lately."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_heard", Subscriptions(self.subscriptions))
 
     def target(self, agent: AgentId) -> Target:
         """Return where the agent's messages go. Raises UnknownAgentType."""
-        try:
-            pool = self.pools[self.agent_types[agent.type]]
-        except KeyError:
-            raise UnknownAgentType(f"no pool of this mesh runs agent type {agent.type!r}") from None
-        return Target(agent, pool, shard_of(agent.type, agent.key, pool.shards))
+        found = self._targets.get(agent)
+        if found is None:
+            try:
+                pool = self.pools[self.agent_types[agent.type]]
+            except KeyError:
+                raise UnknownAgentType(f"no pool of this mesh runs agent type {agent.type!r}") from None
+            if len(self._targets) >= _KNOWN_TARGETS:
+                self._targets.clear()
+            found = self._targets[agent] = Target(agent, pool, shard_of(agent.type, agent.key, pool.shards))
+        return found
 
     def targets(self, topic: TopicId) -> Iterable[Target]:
         """Return one target for each agent that hears the topic; none is a fine answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final
 
 from prometheus_client.exposition import generate_latest
 
@@ -49,6 +51,12 @@ from starling.ports.store import Signal, Store
 from starling.tracing import tracing
 
 log = logging.getLogger(__name__)
+
+GARBAGE: Final = (50_000, 10, 10)
+"""Objects between two looks for reference cycles. A batch of messages makes thousands of objects that all live for a
+while and are in no cycle: with Python's 700 the looks took a fifth of a worker's CPU (fan-out to 10: 55 us a turn, 42
+with these).
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +327,7 @@ def main() -> int:
     """Entry point of the worker process: exit code 0 after a clean stop, 1 failed, 2 wrong settings, 3 unreachable."""
     from starling.node.logs import configure_logging
 
+    gc.set_threshold(*GARBAGE)
     try:
         environment = WorkerSettings.from_environment()
         configure_logging(environment.log_level, environment.log_format)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import msgpack
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from starling.core import envelope as envelope_module
 from starling.core.envelope import Envelope, FrameHeader, frame_body, known_agent, open_frame
 from starling.core.ids import AgentId, TopicId
-from starling.errors import DecodeError
+from starling.errors import DecodeError, SpecError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 AGENTS = st.builds(
@@ -154,6 +155,41 @@ def test_whatever_is_read_can_be_written_again(parts: dict[str, Any]) -> None:
         return
     (again,) = open_frame(frame_body([envelope.pack()]))
     assert Envelope.from_map(again) == envelope
+
+
+@pytest.mark.parametrize("order", [("i", "t", "b", "a", "tr", "s"), ("s", "a", "b", "tr", "t", "i")])
+def test_an_envelope_reads_the_same_whatever_the_order_of_its_keys(order: tuple[str, ...]) -> None:
+    value = {"i": "i", "t": "T", "b": b"x", "a": ["a", "k"], "tr": "00", "s": ["b", "l"]}
+    assert Envelope.from_map({name: value[name] for name in order}) == Envelope(
+        id="i", type="T", body=b"x", target=AgentId("a", "k"), trace="00", sender=AgentId("b", "l")
+    )
+
+
+def test_a_field_of_another_type_is_named_among_messages_with_the_same_keys() -> None:
+    Envelope.from_map({"i": "i", "t": "T", "b": b"", "a": ["a", "k"], "c": 5})
+    with pytest.raises(DecodeError, match="'c' is of type str, not int"):
+        Envelope.from_map({"i": "i", "t": "T", "b": b"", "a": ["a", "k"], "c": "5"})
+
+
+def test_the_shapes_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: dict[tuple[str, ...], Any] = {}
+    monkeypatch.setattr(envelope_module, "_shapes", shapes)
+    value = {"i": "i", "t": "T", "b": b"", "a": ["a", "k"], "tr": "", "c": 0, "p": 1}
+    for order in permutations(value):
+        Envelope.from_map({name: value[name] for name in order})
+    assert 0 < len(shapes) <= 1024
+
+
+def test_an_envelope_without_headers_gives_nobody_a_place_to_write_them_for_all_others() -> None:
+    first = Envelope.from_map({"i": "i", "t": "T", "b": b"", "a": ["a", "k"]})
+    with pytest.raises(TypeError):
+        first.headers["x"] = "y"  # type: ignore[index]
+    assert SMALLEST.headers == {}
+
+
+def test_an_address_that_is_no_text_is_refused_by_name() -> None:
+    with pytest.raises(SpecError, match="agent key"):
+        known_agent("a", ["k"])  # type: ignore[arg-type]
 
 
 def test_agents_seen_lately_are_known_and_their_number_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

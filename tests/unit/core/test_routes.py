@@ -7,6 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starling.core import routes as routes_module
 from starling.core.ids import AgentId, PoolName, TopicId, shard_of
 from starling.core.retry import Backoff, RetryPolicy
 from starling.core.routes import PoolRoute, Routes, Target
@@ -31,6 +32,16 @@ NAMES = st.from_regex(r"[a-z][a-z-]{0,6}", fullmatch=True)
 def test_an_agent_is_found_in_the_pool_of_its_type_at_the_shard_of_its_key() -> None:
     agent = AgentId("board", "EWR")
     assert ROUTES.target(agent) == Target(agent, BOARDS, shard_of("board", "EWR", 4))
+
+
+def test_targets_that_are_remembered_are_bounded_and_stay_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes_module, "_KNOWN_TARGETS", 10)
+    routes = Routes(ROUTES.pools, ROUTES.agent_types)
+    for number in [*range(25), *range(25)]:
+        agent = AgentId("board", f"k{number}")
+        assert routes.target(agent) == Target(agent, BOARDS, shard_of("board", f"k{number}", 4))
+    assert len(routes._targets) <= 10
+    assert routes == Routes(ROUTES.pools, ROUTES.agent_types)
 
 
 @pytest.mark.row("RT-19", part="a look-up error that names the type")
