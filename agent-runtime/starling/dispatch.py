@@ -35,7 +35,7 @@ def suspends(function: Callable[..., Any]) -> bool:
 class Handler:
     """One handler of an agent class. messages: the classes that it names; results: class to codec of its answers."""
 
-    __slots__ = ("attempts", "kind", "match", "messages", "name", "results", "start", "suspends")
+    __slots__ = ("attempts", "kind", "match", "messages", "name", "results", "start", "suspends", "with_context")
 
     def __init__(
         self,
@@ -53,6 +53,7 @@ class Handler:
         self.match = method.match
         self.messages = messages
         self.results = results
+        self.with_context = with_context
         self.suspends = has_cells or suspends(method.function)
         function = method.function
         self.start: Callable[[Any, Any, Any], Coroutine[Any, Any, Any]] = (

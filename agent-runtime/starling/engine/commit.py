@@ -10,8 +10,8 @@ from typing import Final, TypedDict
 from starling.core import limits
 from starling.core.due import Due, DueChange, DueIndex, DueKind, is_transient
 from starling.core.envelope import frame_body
-from starling.core.ids import Epoch, ShardId
-from starling.core.names import Inlet, Origin
+from starling.core.ids import Epoch, PoolName, ShardId
+from starling.core.names import Inlet, Lane, Origin
 from starling.core.outbox import Outbox
 from starling.core.overlay import Overlay
 from starling.core.record import (
@@ -258,7 +258,7 @@ class Committer:
     def _gather(self) -> _Batch:
         """Take what has ended up to the size of a commit."""
         batch = _Batch()
-        sends: dict[Target, list[bytes]] = {}
+        sends: dict[tuple[PoolName, str, ShardId, Lane], list[bytes]] = {}
         dead: list[tuple[str, bytes]] = []
         size_bytes = 0
         turns = self._turns
@@ -279,12 +279,15 @@ class Committer:
                     self._add_due(due, batch)
             for target, packed, lane in outcome.sends:
                 pool = target.pool
-                sends.setdefault(Target(pool.pool, pool.incarnation, target.shard, lane.value), []).append(packed)
+                sends.setdefault((pool.pool, pool.incarnation, target.shard, lane), []).append(packed)
             if outcome.reply is not None:
                 batch.replies.append(outcome.reply)
             if outcome.dead is not None:
                 dead.append(outcome.dead)
-        batch.frames = [self._frame(to, frame_body(packed)) for to, packed in sends.items()]
+        batch.frames = [
+            self._frame(Target(pool_name, incarnation, shard, lane.value), frame_body(packed))
+            for (pool_name, incarnation, shard, lane), packed in sends.items()
+        ]
         batch.frames += [self._dead_frame(message_id, body) for message_id, body in dead]
         batch.frames += self._given_up()
         return batch

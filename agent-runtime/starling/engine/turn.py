@@ -20,6 +20,7 @@ from starling.core.record import Cell
 from starling.core.reference import BODY, Reference, check_inline, shared
 from starling.core.reply import Reply
 from starling.core.routes import Target
+from starling.core.stencil import Stencil
 from starling.engine.query_client import QueryClient
 from starling.engine.work import SavedStep, Send, Work
 from starling.errors import (
@@ -113,7 +114,10 @@ class Turn:
     __slots__ = (
         "_activation",
         "_envelope",
+        "_ids",
         "_shard",
+        "_shared",
+        "_stencil",
         "_steps",
         "_trace",
         "attempts",
@@ -152,6 +156,11 @@ class Turn:
         """By name; None takes the timer back."""
         self._steps: set[str] | None = None
         self._trace = envelope.trace
+        self._ids = ""
+        """What the ids of all messages that it sends begin with."""
+        self._stencil: Stencil | None = None
+        self._shared: tuple[object, ...] = ()
+        """What the stencil holds."""
 
     # -- messages
 
@@ -203,28 +212,29 @@ class Turn:
         not_before: int,
         large: Reference | None = None,
     ) -> None:
-        source = self._envelope
-        packed = Envelope(
-            id=message_id,
-            type=type_name,
-            body=body if large is None else b"",
-            target=target.agent,
-            sender=source.target,
-            topic=topic,
-            trace=self._trace_id() if self.trace is None else self.trace.sends(message_id, type_name, target, topic),
-            created=int(self._shard.wall() * 1000),
-            headers=headers,
-            priority=priority,
-            not_before=not_before,
-            large=large,
-        ).pack()
+        trace = self._trace_id() if self.trace is None else self.trace.sends(message_id, type_name, target, topic)
+        shared = (topic, trace, int(self._shard.wall() * 1000), priority, not_before, headers)
+        if self._stencil is None or shared != self._shared:
+            self._shared = shared
+            self._stencil = Stencil(
+                self._envelope.target,
+                topic=topic,
+                trace=trace,
+                created=shared[2],
+                priority=priority,
+                not_before=not_before,
+                headers=headers,
+            )
+        packed = self._stencil.pack(message_id, type_name, body, target.agent, large)
         self.sent_bytes += len(packed)
         if self.sent_bytes > limits.MAX_TURN_BYTES:
             raise TooLarge(f"one turn sent more than {limits.MAX_TURN_BYTES} bytes; send less at once")
         self.sends.append(Send(target, packed, lane_of(priority)))
 
     def _next_id(self) -> str:
-        return derived_id(self._envelope.id, self._envelope.target, len(self.sends))
+        if not self._ids:
+            self._ids = derived_id(self._envelope.id, self._envelope.target, "sends")
+        return f"{self._ids}.{len(self.sends)}"
 
     def _trace_id(self) -> str:
         """What the messages of this turn carry without tracing: so their log lines share an id all the same."""
@@ -547,7 +557,7 @@ class SavedCall:
 
 
 def derived_id(message_id: str, agent: AgentId, index: int | str) -> str:
-    """Return the id of the `index`-th message that an agent's turn of `message_id` sends; the same for a repeated turn.
+    """Return an id for what an agent's turn of `message_id` sends under this index; the same for a repeated turn.
 
     The agent is part of it: one publish is heard by several agents, and each of them sends.
     """

@@ -174,11 +174,13 @@ class TurnStarts(TurnEnds):
             is_call = bool(envelope.reply)
             handler, message = activation.definition.find(envelope.type, envelope.body, is_call, envelope.content_type)
             turn.attempts = handler.attempts
-            context = self._context(turn, work, envelope)
+            hooks = activation.definition.error_hooks
+            needed = handler.with_context or hooks is not None  # 1 us of a turn that has no use for it
+            context = self._context(turn, work, envelope) if needed else None
             coroutine = handler.start(activation.agent, message, context)
             if turn.trace is not None:
                 coroutine = turn.trace.around(coroutine)
-            if activation.definition.error_hooks is not None:
+            if hooks is not None:
                 turn.context = context
             if handler.suspends:
                 self._in_task(activation, coroutine, handler, turn, context, started)
@@ -193,7 +195,8 @@ class TurnStarts(TurnEnds):
             self._failed(activation, turn, no_exception(raised), started)
             return
         self._succeeded(activation, turn, handler, result, started)
-        context.end()
+        if context is not None:
+            context.end()
 
     @staticmethod
     def _context(turn: Turn, work: Work, envelope: Envelope) -> Context:
@@ -228,7 +231,7 @@ class TurnStarts(TurnEnds):
         coroutine: Coroutine[Any, Any, Any],
         handler: Any,
         turn: Turn,
-        context: Context,
+        context: Context | None,
         started: float,
     ) -> None:
         work = turn.work
@@ -264,7 +267,7 @@ class TurnStarts(TurnEnds):
             else:
                 self._succeeded(activation, turn, handler, result, started)
             finally:
-                if activation.definition.error_hooks is None:  # they still have it
+                if context is not None and activation.definition.error_hooks is None:  # they still have it
                     context.end()
 
         task = self._in_background(run(), activation)
