@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from starling import Agent, AgentId, Context, Topic, event, message, rpc
+from starling import Agent, AgentId, Context, Topic, event, message, query, rpc
 from starling.errors import DoNotRetry
 
 NUMBERS = Topic("probe.numbers")
@@ -155,6 +155,34 @@ def noted(message: Nap) -> None:
     if message.note:
         with Path(message.note).open("a") as file:
             file.write("started\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Heavy:
+    """A message with a body that takes room, and its number."""
+
+    number: int
+    body: str
+
+
+@dataclass
+class Weighed:
+    """Numbers of what was weighed, in order."""
+
+    numbers: list[int] = field(default_factory=list)
+
+
+class Scale(Agent[Weighed], type="scale"):
+    """Takes its time for each heavy message."""
+
+    @event
+    async def heavy(self, message: Heavy) -> None:
+        await asyncio.sleep(0.01)
+        self.state.numbers.append(message.number)
+
+    @query
+    async def tell(self, message: Tell) -> Weighed:
+        return self.state
 
 
 class Caller(Agent, type="caller"):

@@ -42,7 +42,9 @@ def test_a_benchmark_writes_its_figures_and_where_they_were_taken(tmp_path: Path
 
 
 @pytest.mark.row("RT-83", part="resident memory of idle agents is reported, and under 1 MB each", completes=True)
-@pytest.mark.row("RT-89", part="a run in batches of 100 prints environment, rate and p50 to p99.9, and writes JSON")
+@pytest.mark.row(
+    "RT-89", part="a run in batches of 100 prints environment, rate and p50 to p99.9, and writes JSON", completes=True
+)
 @pytest.mark.row("RT-82", part="first calls of new agents, and 10 MB of state saved and loaded, are measured")
 def test_the_local_runtime_is_measured_in_batches_with_new_agents_large_state_and_idle_agents(tmp_path: Path) -> None:
     value = run("benchmarks", "--quick", "--only", "local-sizes", result=tmp_path / "bench.json")
