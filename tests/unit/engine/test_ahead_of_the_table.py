@@ -60,7 +60,7 @@ def sizes(shard: OwnedShard) -> Iterator[tuple[str, int]]:
     yield "recorded replies", len(shard._turns._replied)
 
 
-@pytest.mark.row("RT-7", part="what a shard keeps is bounded over 20,000 distinct keys")
+@pytest.mark.row("RT-7", part="what a shard keeps is bounded over 20,000 distinct keys", completes=True)
 async def test_what_a_shard_keeps_in_memory_does_not_grow_with_the_number_of_keys(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
