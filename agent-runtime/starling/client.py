@@ -45,8 +45,16 @@ class Mesh:
     """A connection to a mesh. Every wait has a bound: the timeout given, else the default of its kind."""
 
     def __init__(
-        self, store: Store, mesh: str, *, name: str | None, wall: Any = time.time, chance: random.Random
+        self,
+        store: Store,
+        mesh: str,
+        *,
+        name: str | None,
+        wall: Any = time.time,
+        chance: random.Random,
+        producer: Producer | None = None,
     ) -> None:
+        """producer: puts its messages into mailboxes, in place of one of its own of this name."""
         self._store = store
         self._mesh = mesh
         self._machine_wall = wall
@@ -54,8 +62,8 @@ class Mesh:
         wall = self._wall = self._time.now
         self._chance = chance
         self._routes = RoutesView()
-        producer = name if name is not None else f"{chance.getrandbits(64):016x}"
-        self._producer = Producer(store, mesh, producer, chance)
+        own_name = name if name is not None else f"{chance.getrandbits(64):016x}"
+        self._producer = producer if producer is not None else Producer(store, mesh, own_name, chance)
         self._calls = Calls(store, mesh, self._producer, self._routes, wall=wall, chance=chance)
         self._watch: asyncio.Task[None] | None = None
         self._keeping_time: asyncio.Task[None] | None = None

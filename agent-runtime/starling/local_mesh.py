@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from starling.client import Mesh
@@ -19,6 +19,7 @@ from starling.dispatch import Handler
 from starling.engine.activation import Activation
 from starling.engine.shard import OwnedShard
 from starling.engine.turns import Turns
+from starling.local_producer import LocalProducer
 from starling.messages import decode, registry
 from starling.ports.store import Store
 
@@ -40,12 +41,18 @@ class LocalMesh(Mesh):
         shards: int,
         running: Callable[[ShardId], OwnedShard | None],
     ) -> None:
-        super().__init__(store, mesh, name=name, chance=chance)
-        self._pool = pool
+        local = LocalProducer(store, mesh, name, chance, pool=pool, running=running)
+        super().__init__(store, mesh, name=name, chance=chance, producer=local)
+        self._local = local
         self._shards = shards
         self._running = running
         self._round_began = 0.0
         """When the first direct call of this round of the loop came; 0: none did."""
+
+    @property
+    def unread(self) -> Collection[AgentId | ShardId]:
+        """Agents, and shards of batches, for which something may be in a mailbox that came from here."""
+        return self._local.unread
 
     async def call(
         self,
@@ -61,9 +68,7 @@ class LocalMesh(Mesh):
 
         The turn is the same but for that: it counts as committed when the answer is given.
         """
-        if id is None and priority == Priority.NORMAL and (timeout is None or timeout > 0):
-            if self._is_round_over():
-                await asyncio.sleep(0)
+        if id is None and priority is Priority.NORMAL and (timeout is None or timeout > 0):
             codec = registry.codec_for(message)
             found = self._idle(target, codec)
             if found is not None:
@@ -85,6 +90,8 @@ class LocalMesh(Mesh):
                     has_ended, result = turns.run_here(activation, envelope, handler, copied)
                     if has_ended:
                         self._calls.forget(reply_to)
+                        if self._is_round_over():
+                            await asyncio.sleep(0)
                         return result
                     route = self._routes.current.target(target)
                     return decode(*await self._calls.answer(route, envelope, answer, seconds))
@@ -94,9 +101,9 @@ class LocalMesh(Mesh):
         """Return where a call would run now, past the mailbox and all that it orders; None when something waits."""
         shard_id = shard_of(target.type, target.key, self._shards)
         shard = self._running(shard_id)
-        turns = None if shard is None else shard.direct
+        turns = None if shard is None else shard.turns
         activation = None if turns is None else turns.idle(target)
-        if turns is None or activation is None or not self._producer.is_clear(self._pool, shard_id):
+        if turns is None or activation is None or not self._local.nothing_before(target, shard_id):
             return None
         handler = activation.definition.only_call_handler(codec)
         if handler is None or handler.suspends or handler.attempts > 1:

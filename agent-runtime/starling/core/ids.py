@@ -114,11 +114,10 @@ def message_id(created: int, chance: int) -> str:
 
     created: milliseconds since 1970; chance: 74 random bits.
     """
-    value = (
-        (created & 0xFFFF_FFFF_FFFF) << 80 | 7 << 76 | (chance >> 62 & 0xFFF) << 64 | 2 << 62 | chance & (1 << 62) - 1
+    return (
+        f"{created >> 16 & 0xFFFF_FFFF:08x}-{created & 0xFFFF:04x}-7{chance >> 62 & 0xFFF:03x}"
+        f"-{0x8000 | chance >> 48 & 0x3FFF:04x}-{chance & 0xFFFF_FFFF_FFFF:012x}"
     )
-    digits = f"{value:032x}"
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def shard_of(agent_type: str, key: str, shards: int) -> ShardId:

@@ -77,8 +77,9 @@ class DirectTurns(TurnStarts):
         current_turn.set((self._settings.pool, self._shard, envelope))
         outcome = Outcome(work)
         try:
-            context = self._context(turn, work, envelope)
-            if activation.definition.error_hooks is not None:
+            hooks = activation.definition.error_hooks
+            context = self._context(turn, work, envelope) if handler.with_context or hooks is not None else None
+            if hooks is not None:
                 turn.context = context
             result = handler.run(activation.agent, message, context)
             body, answer = handler.copied_result(result)
@@ -91,7 +92,8 @@ class DirectTurns(TurnStarts):
                     outcome, envelope, self._packed(turn, envelope, Reply(envelope.id, str(activation.id), body, name))
                 )
                 self._ended_well(activation, turn, outcome, started)
-                context.end()
+                if context is not None:
+                    context.end()
                 return False, None
         except Exception as error:
             self._failed(activation, turn, error, started)
@@ -102,7 +104,8 @@ class DirectTurns(TurnStarts):
                 raise
             return False, None
         self._answered(activation, turn, outcome, started)
-        context.end()
+        if context is not None:
+            context.end()
         return True, answer
 
     def _answered(self, activation: Activation, turn: Turn, outcome: Outcome, started: float) -> None:

@@ -66,6 +66,8 @@ class Intake:
         self._stored: deque[tuple[int, float]] = deque()
         """Positions above the floor, and when each was stored."""
         self._fresh_after = fresh_after
+        self.read_to = positions.floor
+        """Position of the last message that was read."""
         self.stuck_since = 0.0
         """Since when the floor has not moved although much was read above it; 0: it moves."""
 
@@ -105,7 +107,7 @@ class Intake:
     @property
     def has_read_all(self) -> bool:
         """Whether everything that was stored has been read."""
-        return self._reader is not None and self._reader.caught_up and not self._reader.pending
+        return self._reader is not None and not self._reader.pending and self._reader.caught_up
 
     @property
     def is_idle(self) -> bool:
@@ -138,6 +140,7 @@ class Intake:
         self._room.set()
 
     def _arrived(self, message: Message) -> None:
+        self.read_to = message.sequence
         self._stored.append((message.sequence, message.time))
         if self._inlet.origin is Origin.FRAMES:
             source, number, counts = self._judge(message)

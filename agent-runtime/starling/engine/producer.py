@@ -156,12 +156,8 @@ class Producer:
 
     def is_clear(self, pool: PoolName, shard: ShardId) -> bool:
         """Whether all that went from here to a shard is stored, or refused."""
-        lanes = self._lanes
-        for lane in Lane:
-            entry = lanes.get((pool, shard, lane))
-            if entry is not None and not entry.is_clear:
-                return False
-        return True
+        lanes = (self._lanes.get((pool, shard, lane)) for lane in Lane)
+        return all(lane is None or lane.is_clear for lane in lanes)
 
     def call_id(self, target: AgentId, user_id: str) -> str:
         """Return the id of a call that this producer may repeat."""

@@ -11,7 +11,7 @@ from starling.core import limits
 from starling.core.due import DueIndex
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, Epoch, ShardId
-from starling.core.names import INLETS, Inlet, Origin
+from starling.core.names import INLETS, Inlet, Lane, Origin
 from starling.core.outbox import Outbox
 from starling.core.overlay import Overlay
 from starling.core.positions import Position
@@ -383,14 +383,18 @@ class OwnedShard:
         )
 
     @property
-    def direct(self) -> Turns | None:
-        """The turns, for a call past the mailbox: None while something in it is not read that came from outside."""
-        if not self.serving.is_set():
-            return None
-        for inlet, intake in self._intakes.items():
-            if inlet.origin is Origin.OUTSIDE and not intake.has_read_all:
-                return None
-        return self._turns
+    def turns(self) -> Turns | None:
+        """Its turns while they may run."""
+        return self._turns if self.serving.is_set() else None
+
+    @property
+    def has_read_all(self) -> bool:
+        """Whether all that was stored from outside is read."""
+        return all(intake.has_read_all for inlet, intake in self._intakes.items() if inlet.origin is Origin.OUTSIDE)
+
+    def has_read(self, lane: Lane, sequence: int) -> bool:
+        """Whether a message from outside is read: it waits for its turn, or has had it."""
+        return self._intakes[Inlet(Origin.OUTSIDE, lane)].read_to >= sequence
 
     async def recorded(self) -> None:
         """Wait until the turns of all calls that were answered are in a record."""

@@ -14,7 +14,10 @@ import pytest
 import starling
 from starling import Agent, AgentId, Context, LocalRuntime
 from starling.adapters.memory import MemoryServer
+from starling.core.ids import ShardId
+from starling.core.names import Inlet, Lane, Origin
 from starling.errors import DecodeError, HandlerFailed
+from starling.local_mesh import LocalMesh
 
 BOUND = 10.0
 mark: ContextVar[str] = ContextVar("tests.direct.mark", default="")
@@ -186,6 +189,65 @@ async def test_a_call_comes_after_the_messages_that_were_sent_before_it(rounds: 
         await asyncio.gather(*sends)
         await mesh.send(ANNA, PutLater(["stored"]))
         assert (await mesh.call(ANNA, Put(["last"]), timeout=BOUND))[4:] == ["stored", "last"]
+
+
+@pytest.mark.parametrize("rounds", range(8))
+async def test_a_call_comes_after_a_batch_and_a_call_that_was_given_up(rounds: int) -> None:
+    async with starling.local(Shelf) as runtime:
+        await awake(runtime, ANNA)
+        mesh = runtime._mesh
+        assert mesh is not None
+        batch = asyncio.ensure_future(mesh.publish_many([(ANNA, PutLater([str(number)])) for number in range(3)]))
+        await asyncio.sleep(0)
+        given_up = asyncio.ensure_future(runtime.call(ANNA, 0.0))
+        for _ in range(rounds):
+            await asyncio.sleep(0)
+        given_up.cancel()
+        assert await runtime.call(ANNA, Put(["called"]), timeout=BOUND) == ["0", "1", "2", "called"]
+        await batch
+        await asyncio.gather(given_up, return_exceptions=True)
+
+
+@pytest.mark.parametrize("cancelled", [False, True], ids=["stored", "its sender was cancelled"])
+async def test_a_call_comes_after_a_message_that_is_stored_and_not_read(
+    monkeypatch: pytest.MonkeyPatch, *, cancelled: bool
+) -> None:
+    async with starling.local(Shelf, shards=1) as runtime:
+        await awake(runtime, ANNA)
+        assert runtime._worker is not None
+        shard = runtime._worker.ownership.running(ShardId(0))
+        assert shard is not None
+        intake = shard._intakes[Inlet(Origin.OUTSIDE, Lane.NORMAL)]
+        go_on = intake.resume
+        monkeypatch.setattr(intake, "resume", lambda: None)
+        intake.paused = True
+        await runtime.send(ANNA, PutLater(["read before the pause"]))
+        async with asyncio.timeout(BOUND):
+            while await runtime.query(ANNA, Ask()) != ["read before the pause"]:
+                await asyncio.sleep(0.001)
+        sending = asyncio.ensure_future(runtime.send(ANNA, PutLater(["unread"])))
+        await asyncio.sleep(0)
+        if cancelled:
+            sending.cancel()
+        await asyncio.gather(sending, return_exceptions=True)
+        calling = asyncio.ensure_future(runtime.call(ANNA, Put(["called"]), timeout=BOUND))
+        await asyncio.sleep(0)
+        assert not calling.done()
+        go_on()
+        assert await calling == ["read before the pause", "unread", "called"]
+
+
+async def test_what_was_sent_and_read_is_not_kept_in_mind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("starling.local_producer.SWEEP", 8)
+    async with starling.local(Shelf) as runtime:
+        mesh = runtime._mesh
+        assert isinstance(mesh, LocalMesh)
+        for number in range(200):
+            await runtime.send(AgentId("direct_shelf", str(number)), PutLater([]))
+        assert len(mesh.unread) < 20
+        await runtime.call(ANNA, Put([]), timeout=BOUND)
+        await awake(runtime, ANNA)
+        assert ANNA not in mesh.unread
 
 
 async def test_calls_made_together_come_in_their_order() -> None:

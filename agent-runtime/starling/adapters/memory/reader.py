@@ -132,8 +132,10 @@ class MemoryReader:
 
     @property
     def caught_up(self) -> bool:
+        if not self._end:
+            return True
         self._prune()
-        return not self._end or not self._queue or self._queue[0].sequence > self._end
+        return not self._queue or self._queue[0].sequence > self._end
 
     async def close(self) -> None:
         if not self._closed:
