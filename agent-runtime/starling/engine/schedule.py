@@ -71,6 +71,8 @@ class Schedule:
         self._waiting = 0
         self._replied: dict[str, bytes | None] = {}
         """Recorded replies by their key; the bytes only while they are not committed."""
+        self._clock = asyncio.get_running_loop().time
+        """Kept, since to ask for the running loop is a system call each time: three a turn were a twentieth of it."""
         self._failure: BaseException | None = None
         self.outcomes: deque[Outcome] = deque()
         self.lazy: deque[Outcome] = deque()
@@ -110,8 +112,7 @@ class Schedule:
         if activation.pieces:
             activation.state = State.WAITING
             return
-        now = asyncio.get_running_loop().time()
-        work = activation.next_work(now)
+        work = activation.next_work(self._clock())
         if work is None:
             at = activation.wakes_at()
             if at is None:

@@ -94,8 +94,9 @@ class TurnEnds(TurnServices):
             activation.cells.keep(turn.cells or {})
         if turn.destroyed:
             self._destroy(activation, outcome)
-        for key, cell in turn.saved_cells(retried=False).items():
-            outcome.cell(key, cell)
+        if work.saved:
+            for key, cell in turn.saved_cells(retried=False).items():
+                outcome.cell(key, cell)
         if work.timer and not (turn.timers and work.timer in turn.timers) and not turn.destroyed:
             self._again_later(work, envelope, outcome)
         self._count(activation.id.type, "ok", started)

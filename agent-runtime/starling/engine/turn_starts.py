@@ -127,7 +127,7 @@ class TurnStarts(TurnEnds):
 
     def _turn(self, activation: Activation) -> None:
         """Start the turn of the agent's next message; one that cannot wait also ends here."""
-        now = asyncio.get_running_loop().time()
+        now = self._clock()
         work = activation.next_work(now)
         if work is None or work.envelope is None or activation.pieces:
             activation.state = State.IDLE

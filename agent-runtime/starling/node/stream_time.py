@@ -24,7 +24,8 @@ class StreamTime:
     def __init__(self, store: Store, mesh: str, wall: Callable[[], float]) -> None:
         self._store = store
         self._stream = bucket_stream(MeshNames(mesh).routes)
-        self._clock = StreamClock(wall, _ticks)
+        self._clock = StreamClock(wall, self._ticks)
+        self._loop_time: Callable[[], float] | None = None
         self.known = asyncio.Event()
         self.now = self._clock.now
 
@@ -36,7 +37,7 @@ class StreamTime:
 
     async def look(self) -> None:
         """Ask once; without an answer the clock goes on as it is."""
-        asked = _ticks()
+        asked = self._ticks()
         try:
             info = await self._store.stream_info(self._stream)
         except MeshError as error:
@@ -44,11 +45,12 @@ class StreamTime:
             return
         if info is None:
             return  # the mesh is not provisioned yet
-        corrected = self._clock.heard(info.time, asked=asked, answered=_ticks())
+        corrected = self._clock.heard(info.time, asked=asked, answered=self._ticks())
         if abs(corrected) > WORTH_SAYING:
             log.warning("clock of this machine is not the store's", extra={"corrected": round(corrected, 3)})
         self.known.set()
 
-
-def _ticks() -> float:
-    return asyncio.get_running_loop().time()
+    def _ticks(self) -> float:
+        if self._loop_time is None:  # to ask for the running loop is a system call, and this is asked for each message
+            self._loop_time = asyncio.get_running_loop().time
+        return self._loop_time()
