@@ -312,7 +312,9 @@ class Ownership:
             self._lost(slot, group)
             slot.stopped = True
         except* Fenced as group:
-            self._pause(slot, _text(group))
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():  # otherwise `_replaced` has counted it
+                self._pause(slot, _text(group))
         except* (RetryLater, MeshError) as group:
             log.warning("shard dropped, to be taken again", extra={"shard": slot.shard, "error": _text(group)})
             slot.pause_until = asyncio.get_running_loop().time() + 0.2

@@ -160,6 +160,27 @@ async def test_an_owner_that_was_cut_off_and_replaced_stops_when_it_can_hear_aga
     assert (await world.last()).epoch == 2
 
 
+async def test_an_owner_that_hears_of_its_successor_and_is_refused_a_record_as_well_is_fenced_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.pool(1)
+    await world.map("p-0")
+    run = OwnedShard.run
+
+    async def refused_at_its_end(shard: OwnedShard) -> None:
+        try:
+            await run(shard)
+        except asyncio.CancelledError:
+            raise ExceptionGroup("shard", [Fenced("somebody else appended")]) from None
+
+    monkeypatch.setattr(OwnedShard, "run", refused_at_its_end)
+    one = world.start("p-0")
+    await world.until(lambda: one.owned == {0})
+    one.worker.ownership._replaced(one.worker.ownership._slots[ShardId(0)])
+    await world.until(lambda: one.owned == set())
+    assert one.worker.ownership.fenced == 1
+
+
 async def test_a_fenced_pod_waits_longer_each_time_before_it_asks_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
