@@ -172,7 +172,7 @@ class Bench:
     def _tell(self, case: Case) -> None:
         self.say(case.title)
         for label, samples in case.samples.items():
-            figures = ", ".join(f"{name} {_short(s.median)}" for name, s in spreads(samples).items())
+            figures = ", ".join(f"{name} {short(s.median)}" for name, s in spreads(samples).items())
             self.say(f"    {label:34} {figures}")
         for outcome in case.outcomes:
             self.say(f"    {'ok  ' if outcome.ok else 'MISS'} {told(outcome)}")
@@ -185,7 +185,7 @@ def told(outcome: Outcome) -> str:
     unit = " times" if target.theirs is not None else ""
     return (
         f"{target.text}: {word} {target.bound:g}{unit}, "
-        f"is {_short(value.median)} ({_short(value.low)} to {_short(value.high)})"
+        f"is {short(value.median)} ({short(value.low)} to {short(value.high)})"
     )
 
 
@@ -196,7 +196,8 @@ def _value(target: Target, samples: Mapping[str, Sequence[Sample]]) -> Spread:
     return ratios(ours, samples[target.theirs], target.metric, target.theirs_metric)
 
 
-def _short(value: float) -> str:
+def short(value: float) -> str:
+    """Return a figure as it is printed."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

@@ -7,10 +7,8 @@ import random
 from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 
-from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, PoolName, ShardId
 from starling.core.names import Lane
-from starling.core.routes import Target
 from starling.engine.producer import Accepted, Producer
 from starling.engine.shard import OwnedShard
 from starling.ports.store import Store
@@ -47,34 +45,18 @@ class LocalProducer(Producer):
         self._count = 0
         self._sweep_at = SWEEP
 
-    def put(
+    def _queue(
         self,
-        target: Target,
-        envelope: Envelope,
-        *,
-        user_id: str | None,
-        lane: Lane = Lane.NORMAL,
-        patient: bool = False,
-        sending: Sending | None = None,
-    ) -> asyncio.Future[Accepted]:
-        """As `Producer.put`."""
-        future = super().put(target, envelope, user_id=user_id, lane=lane, patient=patient, sending=sending)
-        self._note(target.agent, _Sent(future, target.shard, lane))
-        return future
-
-    def put_frame(
-        self,
-        pool: PoolName,
-        shard: ShardId,
+        key: tuple[PoolName, ShardId, Lane],
         packed: Sequence[bytes],
-        *,
-        frame_id: str | None,
-        lane: Lane = Lane.NORMAL,
-        patient: bool = False,
+        message_id: str,
+        patient: bool,
+        sending: Sending | None = None,
+        agent: AgentId | None = None,
     ) -> asyncio.Future[Accepted]:
-        """As `Producer.put_frame`."""
-        future = super().put_frame(pool, shard, packed, frame_id=frame_id, lane=lane, patient=patient)
-        self._note(shard, _Sent(future, shard, lane))
+        future = super()._queue(key, packed, message_id, patient, sending, agent)
+        _, shard, lane = key
+        self._note(shard if agent is None else agent, _Sent(future, shard, lane))
         return future
 
     @property
