@@ -176,8 +176,8 @@ class Calls:
 
         future: of `expect`; seconds: that it may take from now. Raises as `call`; cancelling tells the callee.
         """
-        # a tenth of what asyncio.timeout costs
-        late = asyncio.get_running_loop().call_later(max(0.0, seconds), _overdue, future)
+        # a tenth of what asyncio.timeout costs; the future knows its loop, to ask for the running one is a system call
+        late = future.get_loop().call_later(max(0.0, seconds), _overdue, future)
         try:
             reply = await future
         except TimeoutError:

@@ -149,7 +149,7 @@ class Producer:
         if entry.task is None and entry.under_way is None:
             if entry.shared:
                 entry.under_way = []
-                asyncio.get_running_loop().call_soon(self._next, entry)
+                future.get_loop().call_soon(self._next, entry)
             else:
                 self._next(entry)
         return future
@@ -184,7 +184,7 @@ class Producer:
         lane.shared = len(batch) > 1
         frame_id = self._frame_id()
         _told(batch)
-        sent = asyncio.get_running_loop().time()
+        sent = batch[0].future.get_loop().time()
         publish = self._store.publish(lane.subject, _body(batch), {MESSAGE_ID: frame_id, VERSION: _WIRE})
         lane.under_way = batch
         try:

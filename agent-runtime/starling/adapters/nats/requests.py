@@ -34,6 +34,7 @@ class Requests:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._inbox = connection.new_inbox() + "."
+        self._loop = asyncio.get_running_loop()
         self._number = 0
         self._waiting: dict[str, _Waiting] = {}
         self._subscribed: Subscribed | None = None
@@ -82,11 +83,10 @@ class Requests:
     async def _ask(self, subject: str, data: bytes, batch: list[Msg] | None, timeout: float) -> Msg:
         self._number += 1
         token = str(self._number)
-        loop = asyncio.get_running_loop()
-        waiting = _Waiting(loop.create_future(), batch)
+        waiting = _Waiting(self._loop.create_future(), batch)
         self._waiting[token] = waiting
         ended = waiting.ended
-        late = loop.call_later(timeout, _give_up, ended, subject, timeout)  # a tenth of what asyncio.timeout costs
+        late = self._loop.call_later(timeout, _give_up, ended, subject, timeout)  # a tenth of asyncio.timeout
         try:
             await self._connection.send(subject, data, self._inbox + token)
             return await ended
