@@ -100,7 +100,7 @@ class DirectTurns(TurnStarts):
             return False, None
         except BaseException as raised:
             self._failed(activation, turn, no_exception(raised), started)
-            if isinstance(raised, (KeyboardInterrupt, SystemExit, GeneratorExit)):
+            if isinstance(raised, (KeyboardInterrupt, SystemExit)):
                 raise
             return False, None
         self._answered(activation, turn, outcome, started)

@@ -354,7 +354,7 @@ class Producer:
                 if answer.why == "no-stream" and missing is None:
                     missing = sent
                 if not _is_passing(answer, batch[0].patient, 0.0 if missing is None else sent - missing):
-                    _end(batch, _refusal(subject, answer))
+                    _end(batch, _refusal(subject, answer, unsure=maybe_stored is not None))
                     return
             await asyncio.sleep(pause * (0.5 + self._chance.random() / 2))
             pause = min(pause * 2, 1.0)
@@ -411,7 +411,10 @@ def _is_passing(answer: Refused, patient: bool, missing_for: float) -> bool:
     return answer.why == "conflict" or (patient and answer.why == "full")
 
 
-def _refusal(subject: str, answer: Refused) -> Exception:
+def _refusal(subject: str, answer: Refused, *, unsure: bool = False) -> Exception:
+    """unsure: an earlier try had no answer, and may arrive yet."""
+    if answer.why == "full" and unsure:
+        return OutcomeUnknown(f"mailbox {subject} is full now; an earlier try had no answer and may be stored yet")
     if answer.why == "full":
         return MailboxFull(f"mailbox {subject} is full: {answer.text}")
     if answer.why == "no-stream":

@@ -17,11 +17,12 @@ from starling.engine.answers import Answers
 from starling.engine.calls import Calls
 from starling.engine.faults import Point
 from starling.engine.large import LargeValues
+from starling.engine.overdue import Calling
 from starling.engine.passivation import Passivation
 from starling.engine.residents import CellReader, Residents
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import PoolSettings, ShardStats
-from starling.engine.work import Outcome, Work
+from starling.engine.work import Outcome
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ class Schedule:
         self._work = asyncio.Event()
         self._cold_work = asyncio.Event()
         self._running: dict[asyncio.Task[None], float] = {}
-        self._calling: dict[str, tuple[asyncio.Task[None], Work]] = {}
+        self.calling: dict[str, Calling] = {}
+        """Turns of calls that have a task of their own, by the call's id."""
         """Calls whose turn runs in a task, by id: they can be cancelled."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0

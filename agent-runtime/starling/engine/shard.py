@@ -30,6 +30,7 @@ from starling.engine.janitor import Janitor
 from starling.engine.journal import Journal, replay, take
 from starling.engine.large import LargeValues
 from starling.engine.objects import Objects
+from starling.engine.overdue import Overdue
 from starling.engine.passivation import Passivation
 from starling.engine.queries import Queries
 from starling.engine.repairs import CELLS, REPAIR, Repairs
@@ -160,6 +161,7 @@ class OwnedShard:
             overlay=self._overlay,
             floors=lambda: self._committer.committed_floors,
         )
+        self._overdue = Overdue(self._turns.calling, self.stats, settings.wall)
         self._committer.on_due = self._agenda.committed
         self.table.on_round = self._committer.pace
         self._janitor = Janitor(
@@ -260,6 +262,7 @@ class OwnedShard:
                         ("purge", self._janitor.run()),
                         ("large objects", self._large.run()),
                         ("sweep", self._sweep.run()),
+                        ("overdue turns", self._overdue.run()),
                     )
                 ]
                 self.serving.set()

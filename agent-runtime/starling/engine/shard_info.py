@@ -79,6 +79,8 @@ class ShardStats:
     record_bytes: int = 0
     dead_letters: Counter[str] = field(default_factory=Counter)
     calls: Counter[str] = field(default_factory=Counter)
+    overdue_turns: Counter[str] = field(default_factory=Counter)
+    """Turns that went on past their deadline, by agent type."""
     active_agents: int = 0
     quarantined_agents: int = 0
     """Agents whose state does not load: their messages become dead letters."""

@@ -17,6 +17,7 @@ from starling.core.envelope import Envelope
 from starling.core.record import Cell, ReplyRecord
 from starling.core.reference import Reference
 from starling.engine.activation import Activation, State
+from starling.engine.overdue import Calling
 from starling.engine.turn import Turn
 from starling.engine.turn_ends import TurnEnds
 from starling.engine.work import Outcome, Work
@@ -189,7 +190,7 @@ class TurnStarts(TurnEnds):
         except Exception as error:
             self._failed(activation, turn, error, started)
             return
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as raised:
             self._failed(activation, turn, no_exception(raised), started)
@@ -260,9 +261,11 @@ class TurnStarts(TurnEnds):
                 if isinstance(raised, TimeoutError) and scope.expired():
                     error = CallTimeout(f"the deadline of {envelope.type} passed during its turn")
                 self._failed(activation, turn, error, started)
-            except (KeyboardInterrupt, SystemExit, GeneratorExit):
+            except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as raised:
+                if isinstance(raised, GeneratorExit) and not _is_running(task):
+                    raise  # not the handler's: the loop has ended, and what is left is closed
                 self._failed(activation, turn, no_exception(raised), started)
             else:
                 self._succeeded(activation, turn, handler, result, started)
@@ -272,8 +275,8 @@ class TurnStarts(TurnEnds):
 
         task = self._in_background(run(), activation)
         if envelope.reply:
-            self._calling[envelope.id] = (task, work)
-            task.add_done_callback(lambda _: self._calling.pop(envelope.id, None))
+            self.calling[envelope.id] = Calling(task, work, handler.name)
+            task.add_done_callback(lambda _: self.calling.pop(envelope.id, None))
 
     def _skip(self, activation: Activation, work: Work) -> None:
         """Its record was taken back, or its caller gave up, before it started."""
@@ -309,6 +312,14 @@ class TurnStarts(TurnEnds):
         self.counting = outcome.moves_to.key
         await self.commit(outcome)
         self._start(activation, work, envelope)
+
+
+def _is_running(task: asyncio.Task[None]) -> bool:
+    """Whether this is called in a step of the task."""
+    try:
+        return asyncio.current_task() is task
+    except RuntimeError:
+        return False
 
 
 def no_exception(raised: BaseException) -> RuntimeError:

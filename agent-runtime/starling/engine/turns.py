@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from starling.core import limits
@@ -19,6 +20,8 @@ from starling.errors import (
     CantHandle,
     StateUnreadable,
 )
+
+log = logging.getLogger(__name__)
 
 
 class Turns(DirectTurns):
@@ -109,11 +112,10 @@ class Turns(DirectTurns):
 
     def cancel_call(self, call: str) -> None:
         """The caller has given up: stop the turn, or do not start it. What is committed stays."""
-        running = self._calling.get(call)
+        running = self.calling.get(call)
         if running is not None:
-            task, work = running
-            work.cancelled = True
-            task.cancel()
+            running.work.cancelled = True
+            running.task.cancel()
             return
         for activation in self._agents.values():
             for queue in (activation.normal, activation.urgent or ()):
@@ -178,7 +180,11 @@ class Turns(DirectTurns):
         for task in running:
             task.cancel()
         if running:
-            await asyncio.wait(running, timeout=limits.TURN_END_GRACE)
+            _, left = await asyncio.wait(running, timeout=limits.TURN_END_GRACE)
+            for task in left:
+                log.warning(
+                    "handler has swallowed its cancellation, and is left behind", extra={"turn": task.get_name()}
+                )
         for activation in self._agents.values():
             if activation.timer is not None:
                 activation.timer.cancel()

@@ -69,6 +69,11 @@ class WorkerCollector(Collector):
             "starling_queries", "Queries answered past the log, by how they ended.", labels=("pool", "shard", "result")
         )
         dead = CounterMetricFamily("starling_dead_letters", "Dead letters.", labels=("pool", "shard", "reason"))
+        overdue = CounterMetricFamily(
+            "starling_overdue_turns",
+            "Turns that went on past their deadline, as their handlers swallowed the cancellation.",
+            labels=("pool", "shard", "agent_type"),
+        )
         for shard, history in self._seen.items():
             name = str(shard)
             busy.add_metric((pool, name), sum(stats.busy_seconds for stats in history))
@@ -85,7 +90,9 @@ class WorkerCollector(Collector):
                 seconds.add_metric((pool, name, kind), spent)
             for reason, count in _sums(stats.dead_letters for stats in history).items():
                 dead.add_metric((pool, name, reason), count)
-        yield from (turns, seconds, busy, commits, commit_seconds, written, calls, queries, dead)
+            for kind, count in _sums(stats.overdue_turns for stats in history).items():
+                overdue.add_metric((pool, name, kind), count)
+        yield from (turns, seconds, busy, commits, commit_seconds, written, calls, queries, dead, overdue)
         for family, help_text, value in (
             ("starling_takes", "Shards taken.", self._takes()),
             ("starling_fenced", "Shards lost to a newer owner.", self._fenced()),

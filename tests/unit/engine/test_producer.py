@@ -182,6 +182,23 @@ async def test_a_full_mailbox_refuses_or_makes_the_sender_wait() -> None:
     await world.producer.close()
 
 
+@pytest.mark.parametrize("user_id", [None, "mine"])
+async def test_a_mailbox_that_is_full_after_a_try_without_an_answer_leaves_the_outcome_open(
+    user_id: str | None,
+) -> None:
+    weather = Losing(0, arrives=None)
+    world = World(weather)
+    await world.mailbox(limit=1)
+    clock = Clock()
+    await clock.until(world.put(1))
+    weather.left = 1
+    unsure = world.put(2, user_id=user_id)
+    await clock.until(unsure)
+    with pytest.raises(OutcomeUnknown, match="full now; an earlier try had no answer"):
+        unsure.result()
+    await world.producer.close()
+
+
 async def test_packed_envelopes_are_stored_as_one_frame_and_a_repeat_of_its_id_counts_once() -> None:
     world = World()
     await world.mailbox()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 
 import pytest
 from starling import Agent, Context, Topic, event, rpc
-from starling.errors import HandlerFailed, SpecError
+from starling.engine.overdue import AGAIN, PATIENCE
+from starling.errors import CallTimeout, HandlerFailed, SpecError
 from starling.testing import mesh
 
+GO_ON = asyncio.Event()
 LEFT_BEHIND: list[asyncio.Task[None]] = []
 
 
@@ -39,12 +42,19 @@ class Unruly(Agent[Turns]):
             current = asyncio.current_task()
             assert current is not None
             current.cancel()
+        while message.how == "swallows its cancellation" and not GO_ON.is_set():
+            try:
+                await GO_ON.wait()
+            except asyncio.CancelledError:
+                continue
         await asyncio.sleep(0)
+        if message.how == "raises GeneratorExit":
+            raise GeneratorExit("closed")
         raise Abort("no more")
 
     @event
     async def abort(self, message: Misbehave) -> None:
-        raise Abort(message.how)
+        raise GeneratorExit("early") if message.how == "GeneratorExit" else Abort(message.how)
 
     @rpc
     async def behave(self, message: Behave) -> int:
@@ -78,6 +88,7 @@ async def late(ctx: Context, use: str) -> None:
     ("how", "says"),
     [
         ("raises what is no Exception", "the handler raised Abort, which is no Exception: no more"),
+        ("raises GeneratorExit", "the handler raised GeneratorExit, which is no Exception: closed"),
         ("cancels itself", "was cancelled"),
     ],
 )
@@ -89,15 +100,18 @@ async def test_a_turn_fails_and_the_next_message_of_the_agent_is_handled(how: st
         assert await agent.behave(Behave()) == 1
 
 
-async def test_an_event_whose_handler_raises_what_is_no_exception_becomes_a_dead_letter() -> None:
+@pytest.mark.parametrize(
+    ("how", "says"), [("panic", "Abort, which is no Exception: panic"), ("GeneratorExit", "GeneratorExit, which is")]
+)
+async def test_an_event_whose_handler_raises_what_is_no_exception_becomes_a_dead_letter(how: str, says: str) -> None:
     async with mesh(Unruly) as mine:
-        await mine.agent(Unruly, "a").abort(Misbehave("panic"))
+        await mine.agent(Unruly, "a").abort(Misbehave(how))
         await mine.idle()
         for _ in range(5):  # attempts, with a pause of at most a minute between two
             await mine.advance(61)
             await mine.idle()
         (letter,) = await mine.dead_letters()
-        assert "Abort, which is no Exception: panic" in letter.text
+        assert says in letter.text
         assert letter.attempts == 5
         assert await mine.agent(Unruly, "a").behave(Behave()) == 1
 
@@ -114,3 +128,41 @@ async def test_a_task_that_outlives_its_turn_hears_that_it_can_send_nothing() ->
             assert isinstance(error, SpecError)
             assert error.field == "ctx"
             assert "after the turn has ended" in error.problem
+
+
+async def test_a_handler_that_swallows_its_cancellation_is_named_once_a_minute_and_counted(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    GO_ON.clear()
+    try:
+        await swallows(caplog)
+    finally:
+        GO_ON.set()
+
+
+async def swallows(caplog: pytest.LogCaptureFixture) -> None:
+    async with mesh(Unruly, shards=1) as mine:
+        with pytest.raises(CallTimeout):
+            await mine.agent(Unruly, "a").misbehave(Misbehave("swallows its cancellation"), timeout=0.05)
+        shard = mine._shard("unruly", "a")
+
+        def said() -> list[logging.LogRecord]:
+            return [r for r in caplog.records if "swallowed its cancellation" in r.getMessage()]
+
+        shard._overdue.look()
+        assert said() == []
+        await mine.advance(PATIENCE + 1)
+        for _ in range(500):
+            if said():
+                break
+            await asyncio.sleep(0.01)
+        await mine.advance(10.0)
+        shard._overdue.look()
+        assert len(said()) == 1
+        await mine.advance(AGAIN)
+        shard._overdue.look()
+        line, _ = said()
+        assert (line.agent, line.handler) == ("unruly/a", "Unruly.misbehave")  # type: ignore[attr-defined]
+        assert shard.stats.overdue_turns == {"unruly": 1}
+        GO_ON.set()
+        assert await mine.agent(Unruly, "a").behave(Behave()) == 1
