@@ -25,7 +25,7 @@ from starling.core.names import (
     object_mark,
     object_stream,
 )
-from starling.core.record import born
+from starling.core.record import Kind, Record, born
 from starling.core.routes import ROUTES_KEY, Routes
 from starling.errors import JournalLost, OutcomeUnknown
 from starling.ports.store import Expect, Refused, Store, Stored, StreamInfo, StreamSpec, is_removal
@@ -206,3 +206,25 @@ async def waiting(store: Store, mesh: str, pool: PoolName, shards: int) -> int:
     names = MeshNames(mesh).pool(pool)
     infos = await asyncio.gather(*(store.stream_info(names.mailbox(ShardId(shard))) for shard in range(shards)))
     return sum(info.messages for info in infos if info is not None)
+
+
+async def owing(store: Store, mesh: str, pool: PoolName, shards: int) -> int:
+    """Return how many of a sleeping pool's shards have work to do by now although no message has come.
+
+    That is a timer, a delayed message or a retry that is due, what was sent and not delivered, a lost owner.
+    """
+    names = MeshNames(mesh).pool(pool)
+    info = await store.stream_info(names.journal(ShardId(0)))
+    if info is None:
+        return 0
+    lasts = await asyncio.gather(
+        *(store.last(names.journal(shard), names.journal_subject(shard)) for shard in map(ShardId, range(shards)))
+    )
+    return sum(last is not None and _owes(Record.decode(last.data), info.time) for last in lasts)
+
+
+def _owes(record: Record, now: float) -> bool:
+    """now: the store's time, seconds since 1970."""
+    if record.kind is Kind.FREE:
+        return record.owed and record.wakes_at <= now * 1000
+    return record.kind is not Kind.BORN

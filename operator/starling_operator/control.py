@@ -174,7 +174,8 @@ class Control:
             )
         asleep = pods is not None and pods.replicas == 0
         waiting = await self._mesh.waiting(name, wish.shards) if asleep else 0
-        return PoolSeen(tuple(views), pods.replicas if pods else None, current, loads, waiting), revision, pods
+        owing = await self._mesh.owing(name, wish.shards) if asleep and not waiting else 0
+        return PoolSeen(tuple(views), pods.replicas if pods else None, current, loads, waiting, owing), revision, pods
 
     # -- carry out
 

@@ -245,6 +245,10 @@ class DueIndex:
         """Whether there is anything that has to happen even if no further message comes."""
         return len(self.live) > self.counts[DueKind.REPLY]
 
+    def next_at(self) -> int | None:
+        """When the first of that is due, milliseconds since 1970; None: there is none."""
+        return min((due.at for due in self.live.values() if due.kind is not DueKind.REPLY), default=None)
+
     def oldest_change(self) -> int | None:
         """Sequence of the oldest record whose change the table may not have."""
         return min((b.dirty_since for b in self._buckets.values() if b.dirty_since), default=None)

@@ -104,6 +104,7 @@ class Record:
     floors and done are whole; seen, counters and confirmed hold what changed (in a snapshot all of it).
     due_added and due_removed: what it changes in the buckets of due records (rows; keys and buckets).
     frame_refs, cell_refs and due_buckets (those in use) stand in snapshots only.
+    owed, wakes_at: whether a released shard has work without a further message, and when (ms since 1970, 0: at once).
     """
 
     kind: Kind
@@ -128,6 +129,7 @@ class Record:
     due_removed: Sequence[tuple[str, str]] = ()
     due_buckets: Sequence[str] = ()
     owed: bool = False
+    wakes_at: int = 0
 
     def encode(self) -> bytes:
         value: dict[str, Any] = {"v": RECORD_VERSION, "pv": self.previous, "k": self.kind.value, "e": self.epoch}
@@ -169,6 +171,8 @@ class Record:
             value["db"] = self.due_buckets
         if self.owed:
             value["ow"] = True
+        if self.wakes_at:
+            value["wa"] = self.wakes_at
         return msgpack.packb(value)  # type: ignore[no-any-return]
 
     @classmethod
@@ -205,6 +209,7 @@ class Record:
                 due_removed=tuple((key, bucket) for key, bucket in value.get("dd", ())),
                 due_buckets=tuple(value.get("db", ())),
                 owed=bool(value.get("ow", False)),
+                wakes_at=value.get("wa", 0),
             )
         except Exception as error:
             raise DecodeError(f"journal record: {error!r}") from error

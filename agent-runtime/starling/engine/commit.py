@@ -213,6 +213,7 @@ class Committer:
     async def free(self) -> None:
         """Store the release record: the shard has no owner; what is owed is said in it."""
         batch = self._gather()
+        undelivered = self._outbox.frames or batch.frames
         record = Record(
             kind=Kind.FREE,
             previous=self._journal.last,
@@ -226,7 +227,8 @@ class Committer:
             counters={frame.target: frame.number for frame in batch.frames},
             due_added=list(batch.added.values()),
             due_removed=batch.removed,
-            owed=bool(self._outbox.frames or batch.frames or self._due.owed()),
+            owed=bool(undelivered or self._due.owed()),
+            wakes_at=0 if undelivered else self._due.next_at() or 0,
             **self._positions(),
         )
         await self._append(record)

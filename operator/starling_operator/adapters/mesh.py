@@ -17,6 +17,7 @@ from starling.errors import DecodeError, UnknownPool, Unreachable
 from starling.ports.store import Store, is_removal
 from starling.provision import (
     PoolStreams,
+    owing,
     provision_mesh,
     provision_pool,
     read_map,
@@ -165,6 +166,10 @@ class MeshState:
     async def waiting(self, pool: str, shards: int) -> int:
         """Messages in the pool's mailboxes, as the streams say. Raises Unreachable."""
         return await waiting(self._store, self.mesh, PoolName(pool), shards)
+
+    async def owing(self, pool: str, shards: int) -> int:
+        """Shards of a sleeping pool that have work to do by now without a message. Raises Unreachable, DecodeError."""
+        return await owing(self._store, self.mesh, PoolName(pool), shards)
 
     async def routes(self) -> tuple[int, Routes]:
         """The route table and its revision; (0, empty) before the mesh is made. Raises Unreachable."""

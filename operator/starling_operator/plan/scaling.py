@@ -22,7 +22,7 @@ def desired_replicas(wish: PoolWish, seen: PoolSeen, memory: Memory, now: float)
     start = wish.replicas if wish.replicas is not None else policy.minimum
     current = asked if asked is not None else start
     current = min(max(current, policy.minimum), policy.maximum)
-    if asked == 0 and seen.waiting:
+    if asked == 0 and (seen.waiting or seen.owing):
         return _unpaused(wish, asked, max(current, 1)), memory
     if policy.lag_per_pod is None:
         return _unpaused(wish, asked, current), memory

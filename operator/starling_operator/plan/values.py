@@ -92,7 +92,8 @@ class ShardLoads:
 class PoolSeen:
     """What the pool is. replicas: as asked for now, None before the first time; map None: there is none yet.
 
-    waiting: messages in the mailboxes of a pool without pods, which measures nothing itself.
+    waiting: messages in the mailboxes of a pool without pods, which measures nothing itself; owing: its shards that
+    have work to do by now without a message, as a timer that is due.
     """
 
     pods: tuple[PodView, ...]
@@ -100,6 +101,7 @@ class PoolSeen:
     map: ShardMap | None
     loads: ShardLoads | None
     waiting: int = 0
+    owing: int = 0
 
     def pod(self, name: PodName) -> PodView | None:
         """The pod of that name."""

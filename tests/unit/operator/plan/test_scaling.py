@@ -113,8 +113,10 @@ def test_a_pool_at_zero_comes_back_when_messages_wait_in_its_streams() -> None:
     asleep = PoolSeen((), 0, ShardMap(4), None)
     assert desired(policy, asleep) == 0
     assert desired(policy, replace(asleep, waiting=3)) == 1
+    assert desired(policy, replace(asleep, owing=1)) == 1
     held = replace(policy, paused=frozenset({Pause.SCALE_OUT}))
     assert desired(held, replace(asleep, waiting=3)) == 0
+    assert desired(held, replace(asleep, owing=1)) == 0
 
 
 def test_an_idle_pool_whose_minimum_is_zero_goes_to_zero() -> None:
