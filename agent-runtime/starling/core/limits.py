@@ -27,7 +27,7 @@ MAX_TURN_BYTES: Final = 64 * MIB
 PIECE_BYTES: Final = 128 * KIB
 KNOWN_CELLS: Final = 4096
 """Cells of a shard whose place in the table is kept in mind, beside those on their way there."""
-DIRTY_CELLS: Final = 8192
+DIRTY_CELLS: Final = 4096
 """Cells of a shard on their way to the table, beyond which it reads no further message."""
 MAX_PARKED: Final = 50_000
 PARK_FROM: Final = 2048
