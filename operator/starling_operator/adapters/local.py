@@ -95,11 +95,11 @@ class LocalPods:
         self._specs[spec.pool] = spec
         folder = self._folder(spec)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "pool.json").write_text(json.dumps(spec.config))
+        _write(folder / "pool.json", json.dumps(spec.config))
         code = folder / "code"
         code.mkdir(exist_ok=True)
         for name, text in spec.code.items():
-            (code / name).write_text(text)
+            _write(code / name, text)
         running = self._pods.setdefault(spec.pool, {})
         for ordinal in range(spec.replicas):
             if ordinal not in running:
@@ -274,3 +274,10 @@ def _phase(pod: _Pod) -> str:
     if pod.process is None or pod.process.returncode is not None:
         return "starting"
     return "running"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole: a pod that starts meanwhile reads what was there before, or this."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text)
+    new.replace(path)
