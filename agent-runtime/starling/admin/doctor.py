@@ -171,6 +171,8 @@ def _owner_findings(view: PoolView, shard: ShardView) -> Iterator[Finding]:
     if shard.problem:
         yield Finding(Level.FAILED, where, shard.problem, f"starling repair shard {where}")
         return
+    if not view.members:
+        return  # said once, of the pool
     claims = [member.pod for member in view.members if shard.shard in member.shards]
     if len(claims) > 1:
         text = f"{', '.join(claims)} say that they own it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +12,7 @@ import typer
 from rich.console import Console
 
 from starling.cli import agents, archive, dead, doctor, drain, messages, repair, status, tail
-from starling.cli.common import CREDENTIALS, run
+from starling.cli.common import CREDENTIALS, run, say
 from starling.errors import MeshError, SpecError, Unreachable
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
@@ -24,12 +25,21 @@ app.command("export")(archive.export_agents)
 app.command("import")(archive.import_agents)
 
 
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        say(f"starling {metadata.version('starling-mesh')}")
+        raise typer.Exit
+
+
 @app.callback()
 def starling(
     creds: Annotated[
         Path | None,
         typer.Option("--creds", envvar="STARLING_NATS_CREDS", help="NATS credentials file to sign in with."),
     ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and end.")
+    ] = False,
 ) -> None:
     """Durable agents on NATS and Kubernetes."""
     CREDENTIALS.set(creds)

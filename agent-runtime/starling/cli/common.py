@@ -43,6 +43,11 @@ CREDENTIALS: ContextVar[Path | None] = ContextVar("CREDENTIALS", default=None)
 """The NATS credentials file of this call of the program."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return how many there are, in words for people."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @asynccontextmanager
 async def connected(nats: str, name: str = "starling") -> AsyncIterator[NatsStore]:
     """A connection to the store. Raises Unreachable."""

@@ -18,6 +18,7 @@ from starling.cli.common import (
     PoolOption,
     clock,
     connected,
+    counted,
     pools_of,
     readable,
     routes_of,
@@ -85,7 +86,7 @@ def list_(
             ("LETTER", "SEVERITY", "TIME", "AGENT", "MESSAGE", "TRIES", "REASON", "TEXT"),
             [_row(letter) for letter in found.letters],
         )
-        say(f"page {found.number} of {found.pages}, {found.total} letters")
+        say(f"page {found.number} of {found.pages}, {counted(found.total, 'letter')}")
         for name, fill in fills.items():
             if fill.ratio >= _NEARLY_FULL:
                 say(f"pool {name} keeps {fill.letters} letters, {fill.ratio:.0%} of its bound: then the oldest go")
@@ -153,7 +154,7 @@ def replay(
                     done.append(_name(letter))
                 except MeshError as error:
                     failed[_name(letter)] = f"{type(error).__name__}: {error}"
-        show(as_json, {"replayed": done, "failed": failed}, f"{len(done)} letters put back")
+        show(as_json, {"replayed": done, "failed": failed}, f"{counted(len(done), 'letter')} put back")
         _raise_failures("put back", failed, as_json=as_json)
 
     run(work())
@@ -182,10 +183,14 @@ def drop(
     async def work() -> None:
         async with connected(nats) as store:
             chosen = [(letter.pool, letter.number) async for letter in _chosen(store, mesh, names, pool, wanted)]
-            if not yes and chosen and not typer.confirm(f"Remove {len(chosen)} dead letters for good?", err=True):
+            if (
+                not yes
+                and chosen
+                and not typer.confirm(f"Remove {counted(len(chosen), 'dead letter')} for good?", err=True)
+            ):
                 raise SpecError("--yes", "not confirmed; nothing was removed")
             dropped = [f"{of}/{number}" for of, number in chosen if await DeadLetters(store, mesh, of).drop(number)]
-        show(as_json, {"dropped": dropped}, f"{len(dropped)} letters removed")
+        show(as_json, {"dropped": dropped}, f"{counted(len(dropped), 'letter')} removed")
 
     run(work())
 

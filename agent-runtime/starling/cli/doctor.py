@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from starling.admin.doctor import Finding, Level, examine, server_findings
-from starling.cli.common import LOCAL_MESH, LOCAL_NATS, AsJson, MeshName, Nats, connected, run, say, show_json
+from starling.cli.common import LOCAL_MESH, LOCAL_NATS, AsJson, MeshName, Nats, connected, counted, run, say, show_json
 from starling.errors import MeshError
 
 
@@ -28,7 +28,7 @@ def doctor(
         _show([one for one in findings if not quiet or one.level is not Level.OK], as_json=as_json)
         failed = sum(finding.level is Level.FAILED for finding in findings)
         if failed:
-            raise MeshError(f"{failed} findings need somebody")
+            raise MeshError(f"{counted(failed, 'finding')} to act on")
 
     run(work())
 

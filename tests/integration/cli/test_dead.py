@@ -68,7 +68,7 @@ async def test_after_the_fix_a_letter_that_is_put_back_is_handled_once_and_gone(
     Account.mended = True
     (name,) = [s["letter"] for s in (await account_mesh.starling("dead", "list", "--json")).json["letters"]]
     ran = await account_mesh.starling("dead", "replay", name)
-    assert (ran.code, ran.out) == (0, "1 letters put back\n")
+    assert (ran.code, ran.out) == (0, "1 letter put back\n")
     assert await _balance(account_mesh, "anna") == 3
     assert (await letters.fill()).letters == 0
     again = await account_mesh.starling("dead", "replay", name)
@@ -297,10 +297,10 @@ async def test_every_command_of_the_page_is_understood(account_mesh: RunningMesh
     listed = await account_mesh.starling("dead", "list", "--severity", "high", "--since", "2h")
     assert listed.out.splitlines()[-1] == "page 1 of 0, 0 letters"
     assert (await account_mesh.starling("dead", "show", "accounts/1")).code == 0
-    assert (await account_mesh.starling("dead", "replay", "accounts/1")).out == "1 letters put back\n"
+    assert (await account_mesh.starling("dead", "replay", "accounts/1")).out == "1 letter put back\n"
     assert (
         await account_mesh.starling("dead", "replay", "--all", "--agent", "account/k1")
-    ).out == "1 letters put back\n"
+    ).out == "1 letter put back\n"
     dropped = await account_mesh.starling("dead", "drop", "--all", "--reason", "ValueError", "--yes")
     assert dropped.code == 0
     assert dropped.out.endswith(" letters removed\n")
