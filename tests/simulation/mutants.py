@@ -230,6 +230,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "S without the mark",
         "T8",
         lambda: edited(Overlay.marked, ("self.reached = max(self.reached, sequence)", "pass")),
+        "a_replica_that_has_not_seen",
     ),
     Mutant(
         "S without own writes",
@@ -337,7 +338,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a recurring timer ends with its first time",
         "section 4",
-        lambda: edited(Turns._succeeded, ("self._again_later(work, envelope, outcome)", "pass")),
+        lambda: edited(Turns._ended_well, ("self._again_later(work, envelope, outcome)", "pass")),
     ),
     Mutant(
         "an agent that ends keeps its state",

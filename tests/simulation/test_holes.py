@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
@@ -151,6 +152,27 @@ def test_an_equal_version_that_is_found_in_the_table_counts_as_an_own_write() ->
     overlay.found(CELL, 9, TableValue(4, 1, b""))
     assert not overlay.entries
     assert overlay.reached == 9
+
+
+def test_a_replica_that_has_not_seen_the_new_owners_mark_is_not_believed() -> None:
+    """What an earlier owner wrote, and purged from its journal, would be missing for the new one."""
+
+    async def main() -> None:
+        weather = Chosen()
+        loop = VirtualLoop.running()
+        store, old = await owner(weather)
+        old.overlay.commit(CELL, 4, Cell(1, b"old"), loop.time())
+        assert await old.write_round(loop.time(), quiet=0.0, patience=0.0) == 1
+        new = Table(store, NAMES, SHARD, Epoch(2), Overlay(), DueIndex(), Journal(store, NAMES, SHARD, 100))
+        await new.mark()
+        weather.follower = 2  # it has neither the cell nor the mark yet
+        reading = asyncio.ensure_future(new.read([CELL]))
+        await loop.until(loop.time() + 1.0)
+        assert not reading.done()
+        weather.follower = 0
+        assert await reading == {CELL: Cell(1, b"old")}
+
+    in_virtual_time(main)
 
 
 @message("hole-news")

@@ -67,7 +67,6 @@ class Schedule:
         self._cold_work = asyncio.Event()
         self._running: dict[asyncio.Task[None], float] = {}
         self.calling: dict[str, Calling] = {}
-        """Turns of calls that have a task of their own, by the call's id."""
         """Calls whose turn runs in a task, by id: they can be cancelled."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0
