@@ -460,7 +460,10 @@ MUTANTS: tuple[Mutant, ...] = (
         "section 5",
         lambda: all_of(
             edited(Committer._apply, ("self._large.committed(outcome)", "pass")),
-            edited(Committer._work_done, ("assert work.inlet is not None", "self._large.committed(outcome)")),
+            edited(
+                Committer._work_done,
+                ("if not work.due:\n", "self._large.committed(outcome)\n        if not work.due:\n"),
+            ),
         ),
         large=True,
     ),
