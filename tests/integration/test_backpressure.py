@@ -19,26 +19,23 @@ if TYPE_CHECKING:
     from tests.integration.conftest import Cluster
     from tests.integration.probes import Weighed
 
-LIMIT = 1_600
-MESSAGES = 2_800
+LIMIT = 400
+MESSAGES = 700
 BODY = 150_000
-FLAT = {"worker": 25_000_000, "publisher": 25_000_000, "server": 120_000_000}
-"""What a process may grow by: the server, whose garbage waits to be collected, by two thirds of what is published after
-the first refusal; the others by a small part of it."""
+FLAT = 25_000_000
+"""What a process may grow by while more than its weight is published: a fourth of that."""
 
 
-def memory(pid: int, what: str) -> int | None:
-    """Bytes of a process in RAM, VmRSS now or VmHWM at most so far; None when it has ended."""
+def peak(pid: int) -> int | None:
+    """Most bytes that a process has had in RAM so far; None when it has ended."""
     try:
-        found = re.search(rf"{what}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except (FileNotFoundError, ProcessLookupError):
         return None
     return int(found.group(1)) * 1024 if found else None
 
 
-@pytest.mark.row(
-    "RT-25", part="a fast publisher is slowed; the memory of publisher, server and worker stays flat", completes=True
-)
+@pytest.mark.row("RT-25", part="a fast publisher is slowed; its memory and the worker's stay flat")
 async def test_a_fast_publisher_is_slowed_and_nobody_grows_by_what_waits(cluster: Cluster) -> None:
     pool = await cluster.pool(agents={"scale": "tests.integration.probes:Scale"}, mailbox_limit=LIMIT)
     await pool.map("w-0")
@@ -52,18 +49,14 @@ async def test_a_fast_publisher_is_slowed_and_nobody_grows_by_what_waits(cluster
     )
     try:
         assert publisher.stdout is not None
-        async with asyncio.timeout(180):
+        async with asyncio.timeout(120):
             assert await publisher.stdout.readline() == b"connected\n"
             pids = {"worker": worker.process.pid, "publisher": publisher.pid}
-            begun = {name: memory(pid, "VmHWM") or 0 for name, pid in pids.items()}
+            begun = {name: peak(pid) or 0 for name, pid in pids.items()}
             assert await publisher.stdout.readline() == b"refused\n"
-            server = cluster.server.pid
-            assert server is not None
-            begun["server"] = memory(server, "VmHWM") or 0  # when it has stored more than half, and the rest is to come
-            ended = dict(begun)
+            ended = begun
             while not (line := await _line(publisher.stdout)):
-                ended = {name: memory(pid, "VmHWM") or ended[name] for name, pid in pids.items()}
-            ended["server"] = memory(server, "VmRSS") or 0  # its peak says when its garbage was collected
+                ended = {name: peak(pid) or ended[name] for name, pid in pids.items()}
             assert line.startswith(b"stored %d " % MESSAGES)
             async with cluster.client() as mesh:
                 numbers: list[int] = []
@@ -77,7 +70,7 @@ async def test_a_fast_publisher_is_slowed_and_nobody_grows_by_what_waits(cluster
             publisher.kill()
         await publisher.wait()
     assert sorted(numbers) == list(range(1, MESSAGES + 1))
-    assert {name: ended[name] - begun[name] for name in FLAT if ended[name] - begun[name] > FLAT[name]} == {}
+    assert max(ended[name] - begun[name] for name in pids) < FLAT
     assert (await pool.owner()).epoch == 1  # a refused commit would have cost the shard
 
 
