@@ -273,6 +273,28 @@ def test_the_trial_servers_configuration_is_one_that_a_real_server_takes(render:
     assert "max_file_store: 1TB" in file.read_text()
 
 
+@pytest.mark.parametrize(
+    ("limit", "soft_bytes"),
+    [("1Gi", "966367641"), ("900Mi", "849346560"), ("1.5G", "1350000000"), (1_000_000_000, "900000000"), (None, None)],
+)
+def test_the_trial_server_collects_garbage_before_its_container_runs_out_of_memory(
+    render: Any, limit: str | int | None, soft_bytes: str | None
+) -> None:
+    values = {"nats": {"dev": {"enabled": True, "resources": {"limits": {"memory": limit}}}}}
+
+    container = only(render(values), "StatefulSet")["spec"]["template"]["spec"]["containers"][0]
+
+    wanted = [] if soft_bytes is None else [{"name": "GOMEMLIMIT", "value": soft_bytes}]
+    assert container.get("env", []) == wanted
+
+
+def test_a_memory_limit_that_is_no_size_is_refused_by_name(render: Any) -> None:
+    values = {"nats": {"dev": {"enabled": True, "resources": {"limits": {"memory": "1GB"}}}}}
+
+    with pytest.raises(render.failure, match=r'nats\.dev\.resources\.limits\.memory: "1GB" is no size'):
+        render(values)
+
+
 def test_the_services_choose_no_pod_of_each_other(render: Any) -> None:
     documents = render(DEV)
     pods = {

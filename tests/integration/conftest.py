@@ -261,7 +261,8 @@ class Cluster:
 
 
 @asynccontextmanager
-async def _cluster(server: EmbeddedServer, directory: Path) -> AsyncIterator[Cluster]:
+async def mesh_on(server: EmbeddedServer, directory: Path) -> AsyncIterator[Cluster]:
+    """A mesh on a server; its processes' files are in `directory`."""
     store = await connect(server.url, name="test")
     try:
         made = Cluster(server, store, directory)
@@ -277,12 +278,12 @@ async def _cluster(server: EmbeddedServer, directory: Path) -> AsyncIterator[Clu
 @pytest.fixture
 async def cluster(nats_server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Cluster]:
     """A mesh on the server that all tests share."""
-    async with _cluster(nats_server, tmp_path) as made:
+    async with mesh_on(nats_server, tmp_path) as made:
         yield made
 
 
 @pytest.fixture
 async def private_cluster(private_nats: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Cluster]:
     """A mesh on a server of this test alone, which may be killed."""
-    async with _cluster(private_nats, tmp_path) as made:
+    async with mesh_on(private_nats, tmp_path) as made:
         yield made

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from starling.adapters.nats import EmbeddedServer, connect
-from starling.adapters.nats.server import cluster
+from starling.adapters.nats.server import cluster, memory_bytes
 from starling.errors import Unreachable
 from starling.ports.store import Answer, Stored, StreamSpec, Unknown
 
@@ -109,3 +109,50 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"sys/fs/cgroup/memory.max": "1048576\n"}, 1_048_576),
+        ({"sys/fs/cgroup/memory/memory.limit_in_bytes": "2097152\n"}, 2_097_152),
+        ({"sys/fs/cgroup/memory.max": "max\n"}, None),
+        ({}, None),
+    ],
+    ids=["version 2", "version 1", "no limit", "no control groups"],
+)
+def test_the_memory_there_is_is_the_containers_or_the_machines(
+    tmp_path: Path, files: dict[str, str], found: int | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(text)
+
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert memory_bytes(tmp_path) == (machine if found is None else found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "around", "kept"),
+    [(None, None, str(memory_bytes() // 4)), (None, "700MiB", "700MiB"), (100_000_000, "700MiB", "100000000")],
+    ids=["a quarter of the memory", "what the environment says", "what was asked for"],
+)
+async def test_the_server_is_told_how_much_memory_to_stay_below(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int | None, around: str | None, kept: str
+) -> None:
+    monkeypatch.delenv("GOMEMLIMIT", raising=False)
+    if around:
+        monkeypatch.setenv("GOMEMLIMIT", around)
+    server = EmbeddedServer(tmp_path, soft_memory=asked)
+    await server.start()
+    try:
+        said = told(server)
+    finally:
+        await server.kill()
+    assert said == [f"GOMEMLIMIT={kept}"]
+
+
+def told(server: EmbeddedServer) -> list[str]:
+    """What the server's environment says of memory."""
+    environment = Path(f"/proc/{server.pid}/environ").read_text().split("\0")
+    return [each for each in environment if each.startswith("GOMEMLIMIT=")]

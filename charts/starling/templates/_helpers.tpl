@@ -57,6 +57,20 @@ app.kubernetes.io/part-of: starling
 {{- end -}}
 {{- end -}}
 
+{{/* Nine tenths of a memory limit such as 1.5Gi, in bytes: from there on Go collects garbage as often as it takes. Nothing
+without a limit. */}}
+{{- define "starling.goMemoryLimit" -}}
+{{- with . -}}
+{{- $limit := ternary (printf "%.0f" (float64 .)) (toString .) (kindIs "float64" .) -}}
+{{- $unit := regexReplaceAll "^[0-9.]+" $limit "" -}}
+{{- $bytes := dict "" 1 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- if not (hasKey $bytes $unit) -}}
+{{- fail (printf "nats.dev.resources.limits.memory: %q is no size; write it as 1Gi or 900Mi" $limit) -}}
+{{- end -}}
+{{- mulf 0.9 (float64 (trimSuffix $unit $limit)) (get $bytes $unit) | floor | int64 -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What Pod Security "restricted" asks of a pod. */}}
 {{- define "starling.podSecurity" -}}
 runAsNonRoot: true

@@ -26,6 +26,7 @@ _PR_SET_PDEATHSIG: Final = 1
 _LOG_TAIL: Final = 2000
 _LOCK_WAIT: Final = 5.0
 _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
+_MEMORY_LIMITS: Final = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 class EmbeddedServer:
@@ -33,15 +34,26 @@ class EmbeddedServer:
 
     directory: holds `data` and `nats-server.log`. port: 0 picks a free one, which stays the same over restarts.
     name: by which it is known from others on the port. arguments: further ones for nats-server, as for a cluster.
+    soft_memory: bytes from which on Go collects garbage as often as it takes to stay there (GOMEMLIMIT); default: what
+    the environment says, else a quarter of the machine's or container's memory, which workers share.
     Two servers on the same data would spoil it, so each holds a lock on its directory as long as it runs.
     """
 
-    def __init__(self, directory: Path, *, port: int = 0, name: str = "", arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int = 0,
+        name: str = "",
+        arguments: Sequence[str] = (),
+        soft_memory: int | None = None,
+    ) -> None:
         self.directory = directory
         self.name = name or f"starling-{secrets.token_hex(6)}"
         self.port = port or free_port()
         self.log_file = directory / "nats-server.log"
         self._arguments = tuple(arguments)
+        self._soft_memory = soft_memory
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -137,12 +149,18 @@ class EmbeddedServer:
         # The hook makes one system call, through a library that is loaded already: safe beside threads.
         self._process = subprocess.Popen(  # noqa: S603 - the program is known, its arguments are ours
             command,
+            env=self._environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for us to pass on
             pass_fds=(lock.fileno(),),
             preexec_fn=_die_with_parent,  # noqa: PLW1509
         )
+
+    def _environment(self) -> dict[str, str]:
+        if self._soft_memory is None:
+            return {"GOMEMLIMIT": str(memory_bytes() // 4), **os.environ}
+        return {**os.environ, "GOMEMLIMIT": str(self._soft_memory)}
 
     async def _answers(self) -> bool:
         try:
@@ -205,6 +223,15 @@ def free_port() -> int:
         probe.bind((HOST, 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def memory_bytes(root: Path = Path("/")) -> int:
+    """Return how much memory there is: what the container may have, at most what the machine has."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in _MEMORY_LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+            found = min(found, int((root / limit).read_text()))
+    return found
 
 
 def _die_with_parent() -> None:
