@@ -35,6 +35,7 @@ from starling.engine.objects import Objects
 from starling.engine.producer import Producer
 from starling.engine.queries import Queries
 from starling.engine.query_client import QueryClient
+from starling.engine.room import Room, Share
 from starling.engine.shard import OwnedShard
 from starling.engine.sweep import Sweep
 from starling.engine.table import Table
@@ -58,6 +59,7 @@ _TESTS = (
     _UNIT / "core/test_replay.py",
     _UNIT / "engine/test_large_values.py",
     _UNIT / "engine/test_queries.py",
+    _UNIT / "engine/test_room.py",
     _UNIT / "operator/plan/test_decide.py",
 )
 _BLUNDER = re.compile(r"\b(TypeError|AttributeError|NameError|SyntaxError|ImportError|UnboundLocalError)\b")
@@ -505,6 +507,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "section 5",
         lambda: edited(Objects._chunks, (" if sequences == sorted(sequences) else None", "")),
         large=True,
+    ),
+    Mutant(
+        "large: all bodies are fetched at once",
+        "section 5",
+        lambda: edited(Room._let_in, ("if self._active and ", "if False and ")),
+        "stay_under_the_bound",
+    ),
+    Mutant(
+        "large: a turn that waits for a call holds up the one that is called",
+        "section 5",
+        lambda: edited(Share.calls, ("self._room.change(0,", "self._room.change(0, 0 and")),
+        "hold_room_and_call",
     ),
     Mutant(
         "large: a description that is there already is put again",

@@ -21,6 +21,7 @@ from starling.engine.calls import Calls
 from starling.engine.journal import last_record
 from starling.engine.passivation import Passivation
 from starling.engine.producer import Producer
+from starling.engine.room import Room
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard import OwnedShard
 from starling.engine.shard_info import Owner, PoolSettings
@@ -63,6 +64,7 @@ def settings_of(
         timer=timer,
         chance=chance,
         retry=RetryPolicy(attempts=ATTEMPTS, initial=0.2, cap=1.0),
+        room=Room(random.Random(f"room {pool.incarnation}").choice((1, 3 * limits.MAX_BODY, limits.LARGE_BODIES))),
         max_active=random.Random(pool.incarnation).choice((1, 2, limits.MAX_ACTIVE)),
         dedupe_window=pool.dedupe_window,
     )

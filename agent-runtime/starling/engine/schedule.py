@@ -66,6 +66,7 @@ class Schedule:
         self._work = asyncio.Event()
         self._cold_work = asyncio.Event()
         self._running: dict[asyncio.Task[None], float] = {}
+        """Since when each runs, by the loop's clock; inf while it waits for room."""
         self.calling: dict[str, Calling] = {}
         """Calls whose turn runs in a task, by id: they can be cancelled."""
         self._tasks: set[asyncio.Task[None]] = set()

@@ -13,6 +13,7 @@ from starling.core.ids import PodName, PoolName
 from starling.core.names import MeshNames, PoolNames
 from starling.core.retry import RetryPolicy
 from starling.engine.faults import Passed, no_fault
+from starling.engine.room import Room
 from starling.tracing import Tracing
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class PoolSettings:
     dedupe_window: float = limits.DEDUPE_WINDOW
     move_wait: float = limits.MOVE_WAIT
     passed: Passed = no_fault
+    room: Room = field(default_factory=Room)
+    """For the large bodies of all shards of the pool in this process."""
     tracing: Tracing | None = None
 
     @property

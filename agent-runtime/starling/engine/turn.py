@@ -369,11 +369,11 @@ class Turn:
     ) -> tuple[str, bytes]:
         source = self._envelope
         if self._activation.definition.options.durability == "none":
-            self._shard.waits(1)
+            self._waits(1)
             try:
                 return await self._shard.call_at_once(source, target, type_name, body, timeout, headers, trace)
             finally:
-                self._shard.waits(-1)
+                self._waits(-1)
         name = f"call-{self.calls}"
         self.calls += 1
         digest = hashlib.sha256(b"\0".join((str(target).encode(), type_name.encode(), body))).digest()[:16]
@@ -416,7 +416,7 @@ class Turn:
         self, saved: SavedStep, call: SavedCall, route: Target, type_name: str, answer: asyncio.Future[Reply]
     ) -> Reply:
         left = max(0.0, call.deadline / 1000 - self._shard.wall())
-        self._shard.waits(1)
+        self._waits(1)
         try:
             async with asyncio.timeout(left):
                 return await answer
@@ -427,7 +427,13 @@ class Turn:
             self._shard.give_up_call(route, call.id)
             raise
         finally:
-            self._shard.waits(-1)
+            self._waits(-1)
+
+    def _waits(self, waiting: int) -> None:
+        """It waits for a call (+1), or goes on (-1): meanwhile it holds nobody up."""
+        self._shard.waits(waiting)
+        if self.work.share is not None:
+            self.work.share.calls(waiting)
 
     def _deadline(self, timeout: float | None) -> int:
         now = self._shard.wall()

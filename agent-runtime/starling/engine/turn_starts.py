@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Coroutine, Mapping
-from dataclasses import replace
 from typing import Any, Final
 
 import msgpack
@@ -18,6 +18,7 @@ from starling.core.record import Cell, ReplyRecord
 from starling.core.reference import Reference
 from starling.engine.activation import Activation, State
 from starling.engine.overdue import Calling
+from starling.engine.room import Share
 from starling.engine.turn import Turn
 from starling.engine.turn_ends import TurnEnds
 from starling.engine.work import Outcome, Work
@@ -158,10 +159,14 @@ class TurnStarts(TurnEnds):
         calls = activation.definition.call_attempts(envelope.type) if envelope.reply else 1
         return self._policy(work, calls).attempts
 
-    def _start(self, activation: Activation, work: Work, envelope: Envelope) -> None:
-        if envelope.large is not None and not envelope.body:
-            self._in_background(self._start_whole(activation, work, envelope, envelope.large), activation)
-            return
+    def _start(
+        self, activation: Activation, work: Work, envelope: Envelope, body: bytes | None = None
+    ) -> asyncio.Task[None] | None:
+        """Run the turn; return its task if it has come to wait. body: None for the envelope's own."""
+        if body is None:
+            if envelope.large is not None:
+                return self._in_background(self._start_whole(activation, work, envelope, envelope.large), activation)
+            body = envelope.body
         started = self._settings.timer()
         turn = Turn(self, activation, work, envelope)
         current_turn.set((self._settings.pool, self._shard, envelope))
@@ -173,7 +178,7 @@ class TurnStarts(TurnEnds):
             if envelope.deadline and envelope.deadline < max(self._settings.wall(), self.stream_time) * 1000:
                 raise CallTimeout(f"the deadline of {envelope.type} had passed before its turn")
             is_call = bool(envelope.reply)
-            handler, message = activation.definition.find(envelope.type, envelope.body, is_call, envelope.content_type)
+            handler, message = activation.definition.find(envelope.type, body, is_call, envelope.content_type)
             turn.attempts = handler.attempts
             hooks = activation.definition.error_hooks
             needed = handler.with_context or hooks is not None  # 1 us of a turn that has no use for it
@@ -184,20 +189,20 @@ class TurnStarts(TurnEnds):
             if hooks is not None:
                 turn.context = context
             if handler.suspends:
-                self._in_task(activation, coroutine, handler, turn, context, started)
-                return
+                return self._in_task(activation, coroutine, handler, turn, context, started)
             result = handler.finish(coroutine)
         except Exception as error:
             self._failed(activation, turn, error, started)
-            return
+            return None
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as raised:
             self._failed(activation, turn, no_exception(raised), started)
-            return
+            return None
         self._succeeded(activation, turn, handler, result, started)
         if context is not None:
             context.end()
+        return None
 
     @staticmethod
     def _context(turn: Turn, work: Work, envelope: Envelope) -> Context:
@@ -215,16 +220,39 @@ class TurnStarts(TurnEnds):
         )
 
     async def _start_whole(self, activation: Activation, work: Work, envelope: Envelope, large: Reference) -> None:
-        """Fetch the body first; the message itself goes on without it, to a further attempt as to the dead letters."""
+        """Fetch the body first, once there is room for it; the message itself goes on without it.
+
+        So does a further attempt, as a dead letter does.
+        """
+        turn: asyncio.Task[None] | None = None
+        share = work.share = await self._entered(large.size_bytes, envelope.priority)
         try:
             body = await self.large.get(large)
+            if work.cancelled:
+                self._skip(activation, work)
+            else:
+                turn = self._start(activation, work, envelope, body)
         except ObjectLost as error:
             self._failed(activation, Turn(self, activation, work, envelope), error, 0.0)
-            return
-        if work.cancelled:
-            self._skip(activation, work)
-            return
-        self._start(activation, work, replace(envelope, body=body))
+        finally:
+            if turn is None:
+                share.leave()
+            else:
+                turn.add_done_callback(lambda _: share.leave())
+
+    async def _entered(self, size_bytes: int, priority: int) -> Share:
+        """Wait for room. A turn that does needs no slot meanwhile, and no hand-off waits for it."""
+        share = self._settings.room.enter(size_bytes, priority)
+        task = asyncio.current_task()
+        assert task is not None
+        self._running[task] = math.inf
+        self.waits(1)
+        try:
+            await share.entered()
+        finally:
+            self.waits(-1)
+        self._running[task] = self._clock()
+        return share
 
     def _in_task(
         self,
@@ -234,7 +262,7 @@ class TurnStarts(TurnEnds):
         turn: Turn,
         context: Context | None,
         started: float,
-    ) -> None:
+    ) -> asyncio.Task[None]:
         work = turn.work
         envelope = work.envelope
         assert envelope is not None
@@ -277,6 +305,7 @@ class TurnStarts(TurnEnds):
         if envelope.reply:
             self.calling[envelope.id] = Calling(task, work, handler.name)
             task.add_done_callback(lambda _: self.calling.pop(envelope.id, None))
+        return task
 
     def _skip(self, activation: Activation, work: Work) -> None:
         """Its record was taken back, or its caller gave up, before it started."""

@@ -169,9 +169,9 @@ class Turns(DirectTurns):
 
     async def wait_idle(self, timeout: float) -> bool:
         """Wait until no turn runs, at most `timeout` seconds; return whether none does."""
-        if self._running:
-            await asyncio.wait(list(self._running), timeout=timeout)
-        return not self._running
+        if running := self.running_since(self._clock()):
+            await asyncio.wait(running, timeout=timeout)
+        return not self.running_since(self._clock())
 
     async def cancel(self) -> None:
         """Cancel the turns that run; they run again elsewhere."""

@@ -16,6 +16,7 @@ from starling.core.routes import Target
 
 if TYPE_CHECKING:
     from starling.engine.activation import Activation
+    from starling.engine.room import Share
     from starling.tracing import TurnTrace
 
 
@@ -64,6 +65,7 @@ class Work:
         "position",
         "received",
         "saved",
+        "share",
         "size_bytes",
         "started",
         "stored",
@@ -105,6 +107,8 @@ class Work:
         self.counted = False
         """In careful mode: this attempt is committed already."""
         self.saved: dict[str, SavedStep] | None = None
+        self.share: Share | None = None
+        """Of the room for large bodies, while its turn has one."""
         self.timer = ""
         self.every = 0.0
         self.cron = ""
