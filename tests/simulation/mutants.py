@@ -35,6 +35,7 @@ from starling.engine.objects import Objects
 from starling.engine.producer import Producer
 from starling.engine.queries import Queries
 from starling.engine.query_client import QueryClient
+from starling.engine.reading import Reading
 from starling.engine.room import Room, Share
 from starling.engine.shard import OwnedShard
 from starling.engine.sweep import Sweep
@@ -57,6 +58,7 @@ _TESTS = (
     Path(__file__).with_name("test_holes.py"),
     _UNIT / "client/test_batch.py",
     _UNIT / "core/test_replay.py",
+    _UNIT / "engine/test_journal.py",
     _UNIT / "engine/test_large_values.py",
     _UNIT / "engine/test_queries.py",
     _UNIT / "engine/test_room.py",
@@ -264,6 +266,18 @@ MUTANTS: tuple[Mutant, ...] = (
         "T3",
         lambda: edited(Replay.apply, ("if record.previous != self.last:", "if False:")),
         "gap",
+    ),
+    Mutant(
+        "what was read ahead of another journal is believed",
+        "T3",
+        lambda: edited(Reading._next, ("if page[0] == last:", "if True:")),
+        "made_anew_since",
+    ),
+    Mutant(
+        "what was read ahead has a hole",
+        "T3",
+        lambda: edited(Reading._next, ("return page[1:]", "return page[2:] or page[1:]")),
+        "only_what_came_since",
     ),
     Mutant(
         "a snapshot forgets unconfirmed frames",

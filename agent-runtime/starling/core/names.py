@@ -134,6 +134,10 @@ class PoolNames(NamedTuple):
         """Core message after a release."""
         return f"st.{self.mesh}.{self.pool}.free.{shard}"
 
+    def prepared(self, shard: ShardId | str) -> str:
+        """Core message: the pod in its body, which the map names, has read the journal and waits for the release."""
+        return f"st.{self.mesh}.{self.pool}.prepared.{shard}"
+
     def queries(self, shard: ShardId) -> str:
         """Subject on which the owner of a shard answers queries."""
         return f"st.{self.mesh}.{self.pool}.q.{shard}"

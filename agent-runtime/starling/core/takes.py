@@ -85,6 +85,16 @@ def right_to_take(view: TakeView, now: float) -> Right | None:
     return Right.ADOPT if is_orphan(view, now) else None
 
 
+def is_next(view: TakeView) -> bool:
+    """Whether this pod is to take the shard as soon as its owner, another pod, hands it over: it may prepare."""
+    return (
+        view.map.shards.get(view.shard) == view.pod
+        and view.pod not in view.map.draining
+        and view.last.owner_pod not in ("", view.pod)
+        and view.last.map_rev < view.map.rev
+    )
+
+
 def _is_replaced(view: TakeView) -> bool:
     """Whether a newer process of our own pod has the shard: we were fenced, and the record names another start."""
     return view.fenced and view.last.owner_pod == view.pod and view.last.owner_start != view.start

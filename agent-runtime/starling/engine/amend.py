@@ -16,7 +16,8 @@ from starling.core.ids import ShardId
 from starling.core.names import PoolNames
 from starling.core.record import Cell, Kind, Record, Source
 from starling.core.replay import Replay
-from starling.engine.journal import Journal, last_record, replay, take
+from starling.engine.journal import Journal, last_record, take
+from starling.engine.reading import Reading
 from starling.errors import RetryLater, TooLarge, Unreachable
 from starling.ports.store import Store
 
@@ -54,7 +55,7 @@ async def amend(
     except TimeoutError:
         raise Unreachable(f"shard {shard} of {names.pool} could not be taken within {timeout:g} s") from None
     await store.signal(names.taken(shard), str(journal.last).encode())
-    fold = await replay(store, names, shard, own=journal.last, incarnation=incarnation)
+    fold = await Reading(store, names, shard).up_to(journal.last, incarnation=incarnation)
     for cells in records:
         await journal.append(_record(Kind.COMMIT, journal, taken, fold, cells, owner=taken.owner, seen=seen or {}))
     await journal.append(_record(Kind.FREE, journal, taken, fold, {}, owner="", seen={}))

@@ -1,15 +1,13 @@
-"""The owner's hold on its journal: to take it, to read it, to append to it."""
+"""The owner's hold on its journal: to take it and to append to it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
-from starling.core import limits
 from starling.core.ids import ShardId
 from starling.core.names import PoolNames
 from starling.core.record import Kind, Record
-from starling.core.replay import Replay
 from starling.engine.faults import Passed, Point, no_fault
 from starling.errors import Fenced, JournalLost, OutcomeUnknown, RetryLater, TooLarge, UnknownPool, Unreachable
 from starling.ports.store import Expect, Refused, Store, Stored
@@ -134,36 +132,3 @@ async def take(
         raise RetryLater(f"{names.journal(shard)} has moved on since record {sequence} was read") from error
     passed(Point.TAKEN)
     return journal, record
-
-
-async def replay(store: Store, names: PoolNames, shard: ShardId, *, own: int, incarnation: str) -> Replay:
-    """Read the journal up to our own take record and return what it says.
-
-    Raises Fenced when our record is gone (a later owner purged it), JournalLost, Unreachable.
-    """
-    fold = Replay()
-    first = 1
-    stale = 0
-    while fold.last < own:
-        page = await store.page(names.journal(shard), names.journal_subject(shard), first)
-        if not page:
-            stale += 1
-            if stale > 50:
-                raise Unreachable(f"no replica shows record {own} of {names.journal(shard)}")
-            await asyncio.sleep(min(0.02 * stale, limits.STORE_TIMEOUT / 10))
-            continue
-        for message in page:
-            if message.sequence > own:
-                raise Fenced(f"{names.journal(shard)}: our take at {own} is gone, {message.sequence} is there")
-            fold.apply(message.sequence, Record.decode(message.data))
-            fold.time = message.time
-            if message.sequence == own:
-                break
-        first = fold.last + 1
-    if not fold.known:
-        # perhaps a later owner's snapshot, behind our take, made it possible to purge what we had still to read
-        info = await store.stream_info(names.journal(shard))
-        if info is not None and info.last_sequence > own:
-            raise Fenced(f"{names.journal(shard)}: somebody took it over after our take at {own}, and purged")
-    fold.check(incarnation)
-    return fold

@@ -27,17 +27,18 @@ from starling.engine.faults import Point
 from starling.engine.hand_off import hold_when_short
 from starling.engine.intake import Intake, positions_of
 from starling.engine.janitor import Janitor
-from starling.engine.journal import Journal, replay, take
+from starling.engine.journal import Journal, take
 from starling.engine.large import LargeValues
 from starling.engine.objects import Objects
 from starling.engine.overdue import Overdue
 from starling.engine.passivation import Passivation
 from starling.engine.queries import Queries
+from starling.engine.reading import Reading
 from starling.engine.repairs import CELLS, REPAIR, Repairs
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import Owner, PoolSettings, ShardStats
 from starling.engine.sweep import Sweep
-from starling.engine.table import Table
+from starling.engine.table import Table, last_mark
 from starling.engine.turns import Turns
 from starling.engine.work import Outcome, Work
 from starling.errors import DecodeError, Fenced
@@ -186,8 +187,11 @@ class OwnedShard:
         routes: RoutesView,
         calls: Calls,
         passivation: Passivation | None = None,
+        reading: Reading | None = None,
     ) -> OwnedShard:
         """Take the shard over its last record as it was read, read the journal, and write the mark.
+
+        reading: what is read of the journal already; it is ours from here on.
 
         Raises RetryLater when somebody else was faster or nobody can say (decide again from a fresh read), Fenced when
         a later owner came, JournalLost.
@@ -202,8 +206,13 @@ class OwnedShard:
             passed=settings.passed,
         )
         await store.signal(settings.names.taken(shard), str(journal.last).encode())
-        fold = await replay(store, settings.names, shard, own=journal.last, incarnation=settings.incarnation)
-        fresh_after = await _mailbox_end(store, settings.names.mailbox(shard), fold)
+        reading = reading or Reading(store, settings.names, shard)
+        async with asyncio.TaskGroup() as tasks:  # all of it after our take; each costs a round trip
+            reads = tasks.create_task(reading.up_to(journal.last, incarnation=settings.incarnation))
+            ends = tasks.create_task(_mailbox_end(store, settings.names.mailbox(shard)))
+            marks = tasks.create_task(last_mark(store, settings.names, shard))
+        fold = reads.result()
+        fresh_after = _mailbox_of(fold, settings.names.mailbox(shard), ends.result())
         self = cls(
             store,
             settings,
@@ -222,7 +231,7 @@ class OwnedShard:
             self._overlay.commit(key, sequence, cell, now)
         for ref, frame in fold.frames.items():
             self._outbox.add(frame, ref)
-        await self.table.mark()
+        await self.table.mark(marks.result())
         if fold.due_buckets:
             self._due.restore(await self.table.read_buckets(sorted(fold.due_buckets)), fold.due_changes)
             self._agenda.restore()
@@ -425,13 +434,18 @@ class OwnedShard:
         self._turns.add(outcome)
 
 
-async def _mailbox_end(store: Store, mailbox: str, fold: Replay) -> int:
-    """Return the mailbox's last position at our take. Raises Fenced when it is another mailbox than the journal's."""
+async def _mailbox_end(store: Store, mailbox: str) -> int | None:
+    """Return the mailbox's last position, None when there is no such mailbox."""
     info = await store.stream_info(mailbox)
+    return None if info is None else info.last_sequence
+
+
+def _mailbox_of(fold: Replay, mailbox: str, end: int | None) -> int:
+    """Return the end of the mailbox. Raises Fenced when it is another mailbox than the journal's."""
     floor = max(fold.floors.values(), default=0)
-    if info is None or info.last_sequence < floor:
+    if end is None or end < floor:
         raise Fenced(f"mailbox {mailbox} is not the one that floor {floor} speaks of")
-    return info.last_sequence
+    return end
 
 
 _NOBODY = AgentId("nobody", "nobody")

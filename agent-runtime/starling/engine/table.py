@@ -16,7 +16,7 @@ from starling.core.record import Cell
 from starling.engine.faults import Passed, Point, no_fault
 from starling.engine.journal import Journal
 from starling.errors import Fenced, JournalLost, Unreachable
-from starling.ports.store import Answer, Expect, LastValues, Refused, Store, Stored, Unknown, is_removal
+from starling.ports.store import Answer, Expect, LastValues, Message, Refused, Store, Stored, Unknown, is_removal
 
 log = logging.getLogger(__name__)
 
@@ -58,14 +58,15 @@ class Table:
         self.on_round: Callable[[], None] = lambda: None
         """Called after each round of the write behind: fewer cells may be on their way."""
 
-    async def mark(self) -> None:
+    async def mark(self, found: Message | None = None) -> None:
         """Write the owner's mark, over a smaller epoch or our own only; after the replay, before anything else.
 
-        Raises Fenced when a larger epoch has marked, Unreachable.
+        found: the mark as it was read a moment ago. Raises Fenced when a larger epoch has marked, Unreachable.
         """
         value = TableValue(self._epoch, 0, b"").encode()
         for attempt in range(20):
-            found = await self._store.last(self._stream, self._mark_subject)
+            if found is None:
+                found = await self._store.last(self._stream, self._mark_subject)
             if found is not None and TableValue.decode(found.data).journal > self._epoch:
                 raise Fenced(f"{self._bucket}: a later owner has marked")
             expect = Expect(found.sequence if found else 0)
@@ -73,6 +74,7 @@ class Table:
             if isinstance(answer, Stored):
                 self.overlay.marked(answer.sequence)
                 return
+            found = None
             await asyncio.sleep(0.02 * (attempt + 1))
         raise Unreachable(f"{self._bucket}: the mark could not be written")
 
@@ -214,3 +216,8 @@ class Table:
         if isinstance(answer, Refused) and answer.why not in ("conflict", "full"):
             log.error("table refused a cell", extra={"why": answer.why, "text": answer.text})
         return False
+
+
+async def last_mark(store: Store, names: PoolNames, shard: ShardId) -> Message | None:
+    """Return the mark that was written last, None when there is none. Raises Unreachable."""
+    return await store.last(bucket_stream(names.table), bucket_subject(names.table, mark_key(shard)))

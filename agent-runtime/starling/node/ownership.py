@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from starling.core import limits
@@ -13,7 +13,7 @@ from starling.core.ids import PodName, ShardId
 from starling.core.membership import ShardMap
 from starling.core.names import MeshNames, bucket_stream, bucket_subject
 from starling.core.record import Record
-from starling.core.takes import LastRecord, Presence, Right, TakeView, right_to_take, should_release
+from starling.core.takes import LastRecord, Presence, Right, TakeView, is_next, right_to_take, should_release
 from starling.engine.calls import Calls
 from starling.engine.journal import last_record
 from starling.engine.passivation import Passivation
@@ -22,6 +22,7 @@ from starling.engine.shard import OwnedShard
 from starling.engine.shard_info import Owner, PoolSettings
 from starling.errors import DecodeError, Fenced, JournalLost, MeshError, RetryLater
 from starling.node.members import Members
+from starling.node.reading_ahead import ReadingAhead
 from starling.ports.store import Signal, Store, is_removal
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,12 @@ class _Slot:
     lost: str = ""
     stopped: bool = False
     """Its data was found wrong after a take: it is not taken again by this process."""
-    last_by_epoch: dict[int, int] = field(default_factory=dict)
+    ahead: ReadingAhead | None = None
+    """While the map gives it to us and another pod still runs it."""
+    prepared: str = ""
+    """Which pod says that it has read the journal and waits for our release."""
+    leaving_since: float = 0.0
+    """Since when the map gives it to another pod; 0: it does not."""
 
 
 class Ownership:
@@ -85,6 +91,7 @@ class Ownership:
         self.map = ShardMap(0)
         self._look = asyncio.Event()
         self._comparing: set[asyncio.Task[None]] = set()
+        self._one_reads = asyncio.Lock()
         self._draining = False
         self.takes = 0
         self.fenced = 0
@@ -157,6 +164,8 @@ class Ownership:
                 slot.fenced = 0
                 slot.pause_until = 0.0
             slot.wanted = wanted
+            if not wanted:
+                self._stop_reading(slot)
         self.look()
 
     def heard_free(self, signal: Signal) -> None:
@@ -169,6 +178,13 @@ class Ownership:
     def heard_taken(self, signal: Signal) -> None:
         """A shard was taken: if it is one of ours by somebody else, we are fenced."""
         self._changed_elsewhere(signal)
+
+    def heard_prepared(self, signal: Signal) -> None:
+        """The next owner of a shard has read its journal: it need not wait for us any longer, nor we for it."""
+        slot = self._slot_of(signal)
+        if slot is not None and slot.running is not None:
+            slot.prepared = signal.data.decode(errors="replace")
+            self.look()
 
     def _changed_elsewhere(self, signal: Signal) -> None:
         slot = self._slot_of(signal)
@@ -202,6 +218,8 @@ class Ownership:
             tasks = [slot.task for slot in self._slots.values() if slot.task is not None]
             for task in tasks:
                 task.cancel()
+            for slot in self._slots.values():
+                self._stop_reading(slot)
             if tasks:
                 await asyncio.wait(tasks, timeout=limits.STORE_TIMEOUT)
 
@@ -228,11 +246,21 @@ class Ownership:
         now = asyncio.get_running_loop().time()
         for slot in self._slots.values():
             if slot.running is not None:
-                if should_release(slot.shard, self._owner.pod, slot.running.map_rev, self.map):
-                    slot.running.release()
+                self._let_go(slot, slot.running, now)
                 continue
             if slot.task is None and now >= slot.pause_until and not slot.stopped and self._may_matter(slot):
                 await self._consider(slot, now)
+
+    def _let_go(self, slot: _Slot, running: OwnedShard, now: float) -> None:
+        """Hand over what the map gives to another pod, once that one has read the journal: it is away for less long."""
+        if not should_release(slot.shard, self._owner.pod, running.map_rev, self.map):
+            slot.leaving_since = 0.0
+            return
+        slot.leaving_since = slot.leaving_since or now
+        named = self.map.shards.get(slot.shard)
+        somebody_reads = named is not None and self._members.presence(named).member is not None
+        if not somebody_reads or slot.prepared == named or now - slot.leaving_since >= limits.PREPARE_WAIT:
+            running.release()
 
     def _may_matter(self, slot: _Slot) -> bool:
         """Whether the shard could be ours to take; keeps us from reading journals of shards in good hands."""
@@ -262,6 +290,21 @@ class Ownership:
             slot.task = asyncio.get_running_loop().create_task(
                 self._hold(slot, slot.last, right, slot.taking_by), name=f"shard {slot.shard}"
             )
+        elif is_next(view):
+            self._read_ahead(slot)
+        else:
+            self._stop_reading(slot)
+
+    def _read_ahead(self, slot: _Slot) -> None:
+        if slot.ahead is None:
+            names = self._settings.names
+            slot.ahead = ReadingAhead(self._store, names, slot.shard, self._owner.pod, self._one_reads)
+        slot.ahead.go_on()
+
+    def _stop_reading(self, slot: _Slot) -> None:
+        ahead, slot.ahead = slot.ahead, None
+        if ahead is not None:
+            ahead.cancel()
 
     def _view(self, slot: _Slot, record: Record) -> TakeView:
         owner = Owner.parse(record.owner)
@@ -288,6 +331,7 @@ class Ownership:
 
         map_rev: of the map by which the right was found. A later one may name another pod, which takes over by it.
         """
+        ahead, slot.ahead = slot.ahead, None
         try:
             running = await OwnedShard.take(
                 self._store,
@@ -299,6 +343,7 @@ class Ownership:
                 routes=self._routes,
                 calls=self._calls,
                 passivation=self._passivation,
+                reading=await ahead.end() if ahead is not None else None,
             )
             self.takes += 1
             slot.running = running
@@ -327,6 +372,7 @@ class Ownership:
             slot.task = None
             slot.taking_by = None
             slot.last = None
+            slot.prepared, slot.leaving_since = "", 0.0
             slot.perhaps_ours = True
             self._report()
             self.look()

@@ -182,6 +182,7 @@ class Worker:
                 (names.drain(self.members.own.pod), drain),
                 (names.free("*"), self.ownership.heard_free),
                 (names.taken("*"), self.ownership.heard_taken),
+                (names.prepared("*"), self.ownership.heard_prepared),
             ):
                 ends.push_async_callback((await self._store.listen(subject, heard)).close)
             async with asyncio.TaskGroup() as tasks:

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from starling.core import limits
 from starling.core.ids import Epoch, PodName, ShardId
 from starling.core.membership import Member, ShardMap
-from starling.core.takes import LastRecord, Presence, Right, TakeView, heir, is_gone, right_to_take, should_release
+from starling.core.takes import (
+    LastRecord,
+    Presence,
+    Right,
+    TakeView,
+    heir,
+    is_gone,
+    is_next,
+    right_to_take,
+    should_release,
+)
 
 SHARD = ShardId(3)
 US, THEM, THIRD = PodName("p-0"), PodName("p-1"), PodName("p-2")
@@ -140,6 +150,23 @@ CASES = {
 @pytest.mark.parametrize(("seen", "right"), CASES.values(), ids=CASES.keys())
 def test_each_right_has_its_conditions(seen: TakeView, right: Right | None) -> None:
     assert right_to_take(seen, NOW) is right
+
+
+@pytest.mark.parametrize(
+    ("seen", "next_one"),
+    [
+        (view(US, owned(THEM, rev=6), owner=ALIVE), True),
+        (view(THIRD, owned(THEM, rev=6), owner=ALIVE), False),
+        (view(None, owned(THEM, rev=6), owner=ALIVE), False),
+        (view(US, owned(THEM, rev=7), owner=ALIVE), False),
+        (view(US, owned(US, "before", rev=6)), False),
+        (view(US, NOBODY), False),
+        (view(US, owned(THEM, rev=6), owner=ALIVE, draining=(US,)), False),
+    ],
+    ids=["named", "another", "nobody", "map-was-acted-on", "ours", "free", "we-are-to-be-emptied"],
+)
+def test_a_pod_is_next_when_a_newer_map_than_the_owner_acted_on_names_it(seen: TakeView, next_one: bool) -> None:
+    assert is_next(seen) is next_one
 
 
 def test_only_the_heir_adopts() -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 from starling.adapters.memory import MemoryServer, MemoryStore, Trip, Weather
 from starling.core.ids import PoolName, ShardId
 from starling.core.names import MeshNames
 from starling.core.record import Cell, Kind, Record, born
-from starling.engine.journal import Journal, last_record, replay, take
+from starling.core.replay import Replay
+from starling.engine.journal import Journal, last_record, take
+from starling.engine.reading import Reading
 from starling.errors import Fenced, JournalLost, OutcomeUnknown, RetryLater, TooLarge, Unreachable
-from starling.ports.store import StreamSpec
+from starling.ports.store import Message, StreamSpec
 
 NAMES = MeshNames("m").pool(PoolName("p"))
 SHARD = ShardId(0)
@@ -136,7 +139,7 @@ async def test_a_replay_is_the_fold_of_all_records_up_to_the_own_one() -> None:
     for number in range(1500):  # more than a page
         await journal.append(commit(journal, 1, b"%d" % number))
     own, _ = await taken(store, "p-1/b")
-    fold = await replay(store, NAMES, SHARD, own=own.last, incarnation="inc")
+    fold = await Reading(store, NAMES, SHARD).up_to(own.last, incarnation="inc")
     assert fold.overlay == {"k": (own.last - 1, Cell(1, b"1499"))}
     assert (fold.last, fold.owner, fold.records) == (own.last, "p-1/b", 1503)
 
@@ -148,7 +151,7 @@ async def test_a_replay_ends_when_a_later_owner_has_purged_our_record() -> None:
     await new.append(Record(kind=Kind.SNAPSHOT, previous=new.last, epoch=2, incarnation="inc"))
     await new.purge(below=new.last)
     with pytest.raises(Fenced, match=r"our take at 2 is gone"):
-        await replay(store, NAMES, SHARD, own=old.last, incarnation="inc")
+        await Reading(store, NAMES, SHARD).up_to(old.last, incarnation="inc")
 
 
 async def test_a_replay_ends_when_a_later_owner_has_purged_what_it_had_still_to_read() -> None:
@@ -159,14 +162,14 @@ async def test_a_replay_ends_when_a_later_owner_has_purged_what_it_had_still_to_
     await new.append(Record(kind=Kind.SNAPSHOT, previous=new.last, epoch=2, incarnation="inc"))
     await new.purge(below=old.last)
     with pytest.raises(Fenced, match="somebody took it over after our take at 2, and purged"):
-        await replay(store, NAMES, SHARD, own=old.last, incarnation="inc")
+        await Reading(store, NAMES, SHARD).up_to(old.last, incarnation="inc")
 
 
 async def test_a_replay_of_another_incarnation_is_refused() -> None:
     store = await journal_of(MemoryServer())
     own, _ = await taken(store, "p-0/a")
     with pytest.raises(JournalLost, match="'another'"):
-        await replay(store, NAMES, SHARD, own=own.last, incarnation="another")
+        await Reading(store, NAMES, SHARD).up_to(own.last, incarnation="another")
 
 
 class Behind(Weather):
@@ -189,4 +192,72 @@ async def test_a_replica_that_lags_hides_neither_the_first_record_nor_our_own(mo
     real = asyncio.sleep
     monkeypatch.setattr(asyncio, "sleep", lambda seconds: real(0))
     weather.behind = [1, 1, 0]
-    assert (await replay(store, NAMES, SHARD, own=own.last, incarnation="inc")).last == own.last
+    assert (await Reading(store, NAMES, SHARD).up_to(own.last, incarnation="inc")).last == own.last
+
+
+async def read_at_once(store: MemoryStore, own: int) -> Replay:
+    return await Reading(store, NAMES, SHARD).up_to(own, incarnation="inc")
+
+
+async def test_after_reading_ahead_only_what_came_since_is_read_and_it_says_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = await journal_of(MemoryServer())
+    journal, _ = await taken(store, "p-0/a")
+    for number in range(100):
+        await journal.append(commit(journal, 1, b"%d" % number))
+    reading = Reading(store, NAMES, SHARD)
+    await reading.ahead()
+    for number in range(10):
+        await journal.append(commit(journal, 1, b"later %d" % number))
+    await reading.ahead()
+    read_to = journal.last
+    await journal.append(commit(journal, 1, b"newest"))
+    own, _ = await taken(store, "p-1/b")
+    asked: list[int] = []
+    page = store.page
+
+    async def seen(stream: str, subject: str, first: int) -> Sequence[Message]:
+        asked.append(first)
+        return await page(stream, subject, first)
+
+    monkeypatch.setattr(store, "page", seen)
+    fold = await reading.up_to(own.last, incarnation="inc")
+    assert asked == [read_to]
+    assert vars(fold) == vars(await read_at_once(store, own.last))
+    assert fold.overlay == {"k": (own.last - 1, Cell(1, b"newest"))}
+
+
+async def test_what_was_read_ahead_and_purged_since_is_read_anew() -> None:
+    store = await journal_of(MemoryServer())
+    journal, _ = await taken(store, "p-0/a")
+    await journal.append(commit(journal, 1, b"old"))
+    reading = Reading(store, NAMES, SHARD)
+    await reading.ahead()
+    await journal.append(Record(kind=Kind.COMMIT, previous=journal.last, epoch=1, cells={"k": Cell(1, b"new")}))
+    await journal.append(Record(kind=Kind.SNAPSHOT, previous=journal.last, epoch=1, incarnation="inc"))
+    await journal.purge(below=journal.last)
+    own, _ = await taken(store, "p-1/b")
+    fold = await reading.up_to(own.last, incarnation="inc")
+    assert fold.overlay == {}, "the table has it: the snapshot names no cell"
+    assert vars(fold) == vars(await read_at_once(store, own.last))
+
+
+@pytest.mark.parametrize("records_since", [0, 1, 5])
+async def test_what_was_read_ahead_of_a_journal_that_was_made_anew_since_counts_for_nothing(records_since: int) -> None:
+    """Its records have the same sequences, and each names the one before it: only their contents tell."""
+    store = await journal_of(MemoryServer())
+    journal, _ = await taken(store, "p-0/a")
+    await journal.append(commit(journal, 1, b"of the journal before"))
+    reading = Reading(store, NAMES, SHARD)
+    await reading.ahead()
+    await store.delete_stream(NAMES.journal(SHARD))
+    await store.ensure_stream(SPEC)
+    await (await store.publish(SUBJECT, born("inc").encode()))
+    again, _ = await taken(store, "p-0/a")
+    for _ in range(records_since):
+        await again.append(Record(kind=Kind.COMMIT, previous=again.last, epoch=1))
+    own, _ = await taken(store, "p-1/b")
+    fold = await reading.up_to(own.last, incarnation="inc")
+    assert fold.overlay == {}
+    assert vars(fold) == vars(await read_at_once(store, own.last))

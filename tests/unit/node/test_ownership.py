@@ -14,9 +14,11 @@ from starling.core.membership import ShardMap
 from starling.core.names import MeshNames, bucket_subject
 from starling.core.record import Kind, born
 from starling.core.takes import Right, TakeView, right_to_take
+from starling.engine import shard
 from starling.engine.journal import Journal
+from starling.engine.reading import Reading
 from starling.engine.shard import OwnedShard
-from starling.errors import Fenced, Unreachable
+from starling.errors import Fenced, MeshError, Unreachable
 from starling.node import ownership
 from starling.ports.store import StreamSpec
 
@@ -50,6 +52,88 @@ async def test_a_move_is_a_release_and_a_take_at_once(world: World) -> None:
     assert took < 2.0, "it heard of the release and did not wait for anybody to be overdue"
     record = await world.last()
     assert (record.owner.split("/")[0], record.epoch, record.map_rev) == ("p-1", 2, 2)
+
+
+async def test_an_owner_goes_on_until_the_next_one_has_read_the_journal(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.pool(1)
+    await world.map("p-0")
+    one, two = world.start("p-0"), world.start("p-1")
+    await world.until(lambda: one.owned == {0})
+    may_read = asyncio.Event()
+    ahead = Reading.ahead
+
+    async def slow(self: Reading) -> None:
+        await may_read.wait()
+        await ahead(self)
+
+    monkeypatch.setattr(Reading, "ahead", slow)
+    await world.map("p-1")
+    await world.pass_by(1.0)
+    assert one.owned == {0}
+    may_read.set()
+    took = await world.until(lambda: two.owned == {0})
+    assert took < 0.5
+
+
+@pytest.mark.parametrize("problem", [None, Unreachable("away")], ids=["reads for ever", "cannot read"])
+async def test_an_owner_does_not_wait_for_ever_for_the_next_one_to_read_the_journal(
+    world: World, monkeypatch: pytest.MonkeyPatch, problem: MeshError | None
+) -> None:
+    await world.pool(1)
+    await world.map("p-0")
+    one, two = world.start("p-0"), world.start("p-1")
+    await world.until(lambda: one.owned == {0})
+
+    async def never(self: Reading) -> None:
+        if problem is not None:
+            raise problem
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Reading, "ahead", never)
+    await world.map("p-1")
+    left = await world.until(lambda: one.owned == set())
+    assert limits.PREPARE_WAIT - 0.1 <= left < limits.PREPARE_WAIT + 1.0
+    took = await world.until(lambda: two.owned == {0})
+    assert took < 2.0, "what it could not read ahead it reads now"
+
+
+async def test_an_owner_does_not_wait_for_a_pod_that_is_not_there(world: World) -> None:
+    await world.pool(1)
+    await world.map("p-0")
+    one = world.start("p-0")
+    await world.until(lambda: one.owned == {0})
+    await world.map("p-1")
+    left = await world.until(lambda: one.owned == set())
+    assert left < 0.5
+
+
+async def test_the_next_owner_reads_on_while_the_present_one_cannot_let_go(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.pool(1)
+    await world.map("p-0")
+    one, two = world.start("p-0"), world.start("p-1")
+    await world.until(lambda: one.owned == {0})
+    idle = asyncio.Event()
+    monkeypatch.setattr(shard, "hold_when_short", lambda turns, until: idle.wait())
+    reads: list[float] = []
+    ahead = Reading.ahead
+
+    async def counted(self: Reading) -> None:
+        reads.append(asyncio.get_running_loop().time())
+        await ahead(self)
+
+    monkeypatch.setattr(Reading, "ahead", counted)
+    await world.map("p-1")
+    await world.pass_by(3.0)
+    assert one.owned == {0}
+    assert len(reads) >= 4
+    assert max(later - earlier for earlier, later in pairwise(reads)) < 1.0
+    idle.set()
+    took = await world.until(lambda: two.owned == {0})
+    assert took < 0.5
 
 
 async def test_a_restarted_pod_takes_in_place_without_waiting(world: World) -> None:
