@@ -8,6 +8,7 @@ MeshError
 │   ├── TooLarge            it is over a documented limit
 │   ├── BatchRefused        messages of an all-or-nothing batch were refused: each with its reason
 │   ├── ObjectLost          the object that holds a large body, reply or cell is missing or damaged
+│   │   └── ObjectUnreadable    it is there, but packed in a way that this process cannot read
 │   ├── CantHandle          no handler of the agent takes this type
 │   └── ReadOnly            a @query changed something, or sent
 ├── RouteError              nobody is there to take it (also a LookupError)
@@ -100,6 +101,10 @@ class BatchRefused(MessageError):
 
 class ObjectLost(MessageError):
     """The object that holds a body, reply or cell over the inline limit is missing, or not what was put."""
+
+
+class ObjectUnreadable(ObjectLost):
+    """The object is there and whole, but packed in a way that this process has no library for. It stays."""
 
 
 class CantHandle(MessageError):

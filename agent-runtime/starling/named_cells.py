@@ -345,7 +345,7 @@ def check_whole(data: bytes) -> None:
     if data.startswith(MARK):
         reference = cell_reference(data)
         name = "with its content" if reference is None else reference.name
-        raise StateUnreadable(f"the object {name} of this cell is missing or damaged")
+        raise StateUnreadable(f"the object {name} of this cell is missing or damaged, or packed: the log says which")
 
 
 def _names(data: bytes | None) -> frozenset[str]:

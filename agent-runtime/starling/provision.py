@@ -28,7 +28,7 @@ from starling.core.names import (
 from starling.core.record import Kind, Record, born
 from starling.core.routes import ROUTES_KEY, Routes
 from starling.errors import JournalLost, OutcomeUnknown
-from starling.ports.store import Expect, Refused, Store, Stored, StreamInfo, StreamSpec, is_removal
+from starling.ports.store import Compression, Expect, Refused, Store, Stored, StreamInfo, StreamSpec, is_removal
 
 MARKER_TTL = 60.0
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -44,6 +44,7 @@ class PoolStreams:
     mailbox_limit: int = limits.MAILBOX_LIMIT
     mailbox_bytes: int = limits.MAILBOX_MAX_BYTES
     dedupe_window: float = limits.DEDUPE_WINDOW
+    compression: Compression = "none"
 
 
 async def provision_mesh(store: Store, mesh: str, *, replicas: int = 1) -> None:
@@ -68,7 +69,7 @@ async def provision_pool(
     for name, info in infos.items():
         _check(name, info, incarnation, known)
     metadata = ((INCARNATION_METADATA, incarnation),)
-    await store.ensure_bucket(names.table, marker_ttl=MARKER_TTL, replicas=spec.replicas)
+    await store.ensure_bucket(names.table, marker_ttl=MARKER_TTL, replicas=spec.replicas, compression=spec.compression)
     await store.ensure_stream(dead_letter_stream(names, spec))
     await store.ensure_stream(large_objects(names, spec))
     for shard in map(ShardId, range(spec.shards)):
@@ -116,6 +117,7 @@ def shard_streams(
         name=names.journal(shard),
         subjects=(names.journal_subject(shard),),
         replicas=spec.replicas,
+        compression=spec.compression,
         metadata=metadata,
     )
     mailbox = StreamSpec(
@@ -127,6 +129,7 @@ def shard_streams(
         discard_new_per_subject=True,
         duplicate_window=spec.dedupe_window,
         replicas=spec.replicas,
+        compression=spec.compression,
         metadata=metadata,
     )
     return journal, mailbox
@@ -141,6 +144,7 @@ def dead_letter_stream(names: PoolNames, spec: PoolStreams) -> StreamSpec:
         max_bytes=limits.DEAD_LETTER_MAX_BYTES,
         duplicate_window=120.0,
         replicas=spec.replicas,
+        compression=spec.compression,
     )
 
 
@@ -152,6 +156,7 @@ def large_objects(names: PoolNames, spec: PoolStreams) -> StreamSpec:
         subjects=(object_chunks(bucket, ">"), object_descriptions(bucket), object_mark(bucket, "*", "*")),
         discard_new=True,
         replicas=spec.replicas,
+        compression=spec.compression,
     )
 
 

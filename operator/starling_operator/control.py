@@ -349,7 +349,8 @@ class Control:
         try:
             if known is None and is_still(pool):
                 return None
-            return PoolRoute(name, pool.spec.shards, await self._mesh.provision(streams_of(pool)))
+            incarnation = await self._mesh.provision(streams_of(pool))
+            return PoolRoute(name, pool.spec.shards, incarnation, pool.spec.streams.large_compression.value)
         except (JournalLost, SpecError):  # the pool's own loop says so; it holds up no other pool
             return known
 

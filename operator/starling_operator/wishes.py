@@ -29,6 +29,7 @@ def streams_of(pool: AgentPool) -> PoolStreams:
         replicas=spec.streams.replicas,
         mailbox_limit=spec.streams.mailbox_limit,
         mailbox_bytes=spec.streams.mailbox_bytes,
+        compression=spec.streams.compression.value,
     )
 
 

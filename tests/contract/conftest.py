@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
 from starling.adapters.memory import MemoryServer
@@ -52,7 +53,7 @@ class World:
         assert await store.ensure_stream(spec)
         return name, name
 
-    async def bucket(self, store: Store, **limits: float) -> tuple[str, str]:
+    async def bucket(self, store: Store, **limits: Any) -> tuple[str, str]:
         """Make a bucket and return its name and its stream's."""
         bucket = self.name("b")
         self._streams.append(bucket_stream(bucket))

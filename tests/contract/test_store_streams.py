@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from typing import Final
 
 import pytest
 from starling.core.names import bucket_subject
 from starling.errors import UnknownPool, Unreachable
-from starling.ports.store import Expect, Refused, Signal, Store, Stored, StreamSpec
+from starling.ports.store import Compression, Expect, Refused, Signal, Store, Stored, StreamSpec
 
 from .conftest import BOUND, World, is_connected, put, read_until
+
+S2_AND_BACK: Final[tuple[Compression, ...]] = ("s2", "none")
 
 
 async def test_a_stream_is_new_once(world: World, store: Store) -> None:
@@ -255,3 +259,31 @@ async def test_a_stream_may_begin_at_a_later_sequence_and_keeps_on_from_there(wo
         assert not await store.ensure_stream(limited)
     assert await put(store, f"{s}.a", b"2", expect=Expect(1000)) == Stored(1001)
     assert [message.sequence for message in await store.page(name, f"{s}.a", 1)] == [1000, 1001]
+
+
+async def test_compression_is_off_unless_asked_for_and_may_be_turned_on_and_off_again(
+    world: World, store: Store
+) -> None:
+    name, subject = await world.stream(store)
+    spec = StreamSpec(name=name, subjects=(f"{subject}.>",), replicas=world.replicas)
+    assert await kept(store, name) == "none"
+    await put(store, f"{subject}.a", b"kept")
+    for compression in S2_AND_BACK:
+        assert not await store.ensure_stream(replace(spec, compression=compression))
+        assert await kept(store, name) == compression
+        message = await store.last(name, f"{subject}.a")
+        assert message is not None
+        assert message.data == b"kept"
+
+
+async def test_a_bucket_may_be_compressed(world: World, store: Store) -> None:
+    bucket, stream = await world.bucket(store, compression="s2")
+    await put(store, bucket_subject(bucket, "k"), b"1")
+    assert await kept(store, stream) == "s2"
+
+
+async def kept(store: Store, stream: str) -> str:
+    """How a stream is compressed."""
+    info = await store.stream_info(stream)
+    assert info is not None
+    return info.compression

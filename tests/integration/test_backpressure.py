@@ -30,8 +30,8 @@ FLAT = 25_000_000
 """What publisher and worker may grow by, while a hundred megabytes and more go through them."""
 MAILBOX = LIMIT * BODY
 """What a full mailbox holds; a server has all of it in memory for some seconds after it was written."""
-SERVER = 25_000_000
-"""What a server needs beside: for itself, and for what is under way."""
+SERVER = 35_000_000
+"""What a server may need beside: for itself, for what is under way, for what was purged and is in memory still."""
 SOFT = 2 * MAILBOX
 """Where the server collects garbage whatever its share: twice what lives, so that it need not do so all the time."""
 OTHERS = 30_000_000

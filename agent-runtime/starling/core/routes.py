@@ -13,16 +13,19 @@ from starling.core.subscriptions import Match, SubscriptionRoute, Subscriptions
 from starling.errors import DecodeError, UnknownAgentType
 
 ROUTES_KEY = "routes"
+PLAIN: Final = "none"
+ZSTD: Final = "zstd"
 _KNOWN_TARGETS: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class PoolRoute:
-    """A pool as senders see it: how many shards, and which incarnation of its data."""
+    """A pool as senders see it: how many shards, which incarnation of its data, how its large objects are packed."""
 
     pool: PoolName
     shards: int
     incarnation: str
+    large_compression: str = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ class Routes:
 
     def encode(self) -> bytes:
         value = {
-            "pools": {p.pool: {"shards": p.shards, "incarnation": p.incarnation} for p in self.pools.values()},
+            "pools": {pool.pool: _written_pool(pool) for pool in self.pools.values()},
             "agentTypes": dict(self.agent_types),
             "subscriptions": [_written(row) for row in self.subscriptions],
         }
@@ -83,7 +86,9 @@ class Routes:
         try:
             value = json.loads(data)
             pools = {
-                PoolName(name): PoolRoute(PoolName(name), int(pool["shards"]), str(pool["incarnation"]))
+                PoolName(name): PoolRoute(
+                    PoolName(name), int(pool["shards"]), str(pool["incarnation"]), pool.get("largeCompression", PLAIN)
+                )
                 for name, pool in value["pools"].items()
             }
             return cls(
@@ -93,6 +98,11 @@ class Routes:
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DecodeError(f"routes: {error!r}") from error
+
+
+def _written_pool(pool: PoolRoute) -> dict[str, Any]:
+    value: dict[str, Any] = {"shards": pool.shards, "incarnation": pool.incarnation}
+    return value if pool.large_compression == PLAIN else {**value, "largeCompression": pool.large_compression}
 
 
 def _written(row: SubscriptionRoute) -> dict[str, Any]:

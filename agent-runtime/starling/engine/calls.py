@@ -47,7 +47,7 @@ class Calls:
         self._mesh = mesh
         self._subject = MeshNames(mesh).replies(f"{chance.getrandbits(64):016x}")
         self._chance = chance
-        self._objects = Objects(store, mesh)
+        self._objects = Objects(store, mesh, routes)
         self._next = 0
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._subscription: Subscription | None = None

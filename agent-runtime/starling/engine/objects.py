@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import logging
 from dataclasses import replace
@@ -25,6 +26,9 @@ from starling.core.names import (
 )
 from starling.core.reference import Reference
 from starling.core.reply import Reply
+from starling.core.routes import ZSTD
+from starling.engine import compression
+from starling.engine.routes_view import RoutesView
 from starling.errors import MeshError, ObjectLost, UnknownPool, Unreachable
 from starling.ports.store import Expect, Message, Refused, Store, Stored
 
@@ -36,6 +40,8 @@ UNDER_WAY: Final = 16
 TRIES: Final = 5
 LOOKS: Final = 12
 """How often a replica that lags is asked again before an object counts as lost: for about five seconds."""
+ENCODING: Final = "encoding"
+"""In a description's metadata: how the content is packed."""
 _ALL: Final = 1 << 62
 _AT_ONCE: Final = 500
 
@@ -48,11 +54,26 @@ class Described(NamedTuple):
     time: float
 
 
-class Objects:
-    """The object stores of one mesh, over one connection."""
+class Contents(NamedTuple):
+    """What is stored of an object. encoding: how it is packed, "" if it is not."""
 
-    def __init__(self, store: Store, mesh: str) -> None:
+    data: bytes
+    encoding: str = ""
+
+    def digest(self, reference: Reference) -> bytes:
+        """SHA-256 of what is stored, for whoever reads it as JetStream's object store has it."""
+        return hashlib.sha256(self.data).digest() if self.encoding else reference.digest
+
+    def metadata(self) -> dict[str, str]:
+        return {ENCODING: self.encoding} if self.encoding else {}
+
+
+class Objects:
+    """The object stores of one mesh, over one connection. routes: which of them are to be packed; None: none."""
+
+    def __init__(self, store: Store, mesh: str, routes: RoutesView | None = None) -> None:
         self._store = store
+        self._routes = routes
         self._names = MeshNames(mesh)
         self._tries = 0
 
@@ -60,12 +81,14 @@ class Objects:
         """Store the bytes. key: of the cell that they are. Raises Unreachable when nobody can say that they are stored;
         UnknownPool."""
         bucket = self._bucket(reference.pool)
+        packed = await compression.packed(data) if self._packs(reference.pool) else None
+        stored = Contents(data) if packed is None else Contents(packed, ZSTD)
         for attempt in range(TRIES):
             nuid = f"{reference.name}-{self._tries}"  # never used again: a chunk that was given up may arrive late
             self._tries += 1
-            sequences = await self._chunks(bucket, nuid, data)
+            sequences = await self._chunks(bucket, nuid, stored.data)
             if sequences is not None:
-                await self._describe(bucket, reference, nuid, sequences, key)
+                await self._describe(bucket, reference, stored, nuid, sequences, key)
                 return
             await self._store.purge(object_stream(bucket), object_chunks(bucket, nuid), below=_ALL)
             await asyncio.sleep(0.05 * 2**attempt)
@@ -86,16 +109,22 @@ class Objects:
                 sequences.append(answer.sequence)
         return sequences if sequences == sorted(sequences) else None
 
-    async def _describe(self, bucket: str, reference: Reference, nuid: str, sequences: list[int], key: str) -> None:
+    def _packs(self, pool: PoolName) -> bool:
+        route = None if self._routes is None else self._routes.current.pools.get(pool)
+        return route is not None and route.large_compression == ZSTD
+
+    async def _describe(
+        self, bucket: str, reference: Reference, stored: Contents, nuid: str, sequences: list[int], key: str
+    ) -> None:
         """Store the description, once: one that was given up may arrive late, so its chunks stay."""
         description = {
             "name": reference.name,
             "bucket": bucket,
             "nuid": nuid,
-            "size": reference.size_bytes,
+            "size": len(stored.data),
             "chunks": len(sequences),
-            "digest": "SHA-256=" + base64.urlsafe_b64encode(reference.digest).decode(),
-            "metadata": {"first": str(sequences[0]), "key": key},
+            "digest": "SHA-256=" + base64.urlsafe_b64encode(stored.digest(reference)).decode(),
+            "metadata": {"first": str(sequences[0]), "key": key, **stored.metadata()},
         }
         headers = {MESSAGE_ID: nuid}
         data, subject = json.dumps(description).encode(), object_description(bucket, reference.name)
@@ -112,11 +141,12 @@ class Objects:
         raise _not_stored(reference)
 
     async def get(self, reference: Reference) -> bytes:
-        """Return the bytes. Raises ObjectLost when they are missing or not those that were put; Unreachable."""
+        """Return the bytes. Raises ObjectLost when they are missing or not those that were put, ObjectUnreadable when
+        this process lacks what unpacks them; Unreachable."""
         bucket = self._bucket(reference.pool)
         try:
             description = await self._description(bucket, reference.name)
-            data = b"" if description is None else await self._content(bucket, description)
+            data = b"" if description is None else await self._plain(reference, description)
         except UnknownPool as error:
             raise ObjectLost(f"object {reference.name} is lost with its store {bucket}") from error
         if description is None:
@@ -147,6 +177,12 @@ class Objects:
             chunks += [message.data for message in page]
             first = page[-1].sequence + 1
         return b"".join(chunks)
+
+    async def _plain(self, reference: Reference, description: Message) -> bytes:
+        """Return the content, unpacked if it was packed."""
+        data = await self._content(self._bucket(reference.pool), description)
+        encoding = _parsed(description)["metadata"].get(ENCODING, "")
+        return await compression.unpacked(data, encoding, reference) if encoding else data
 
     async def answer(self, reply: Reply) -> Reply:
         """Return the reply with its body, and remove the object if this is its only reader. Raises ObjectLost."""

@@ -85,7 +85,7 @@ class OwnedShard:
         self._outbox = Outbox()
         self._due = DueIndex()
         self.table = Table(store, self._names, shard, self.epoch, self._overlay, self._due, journal, settings.passed)
-        objects = Objects(store, settings.mesh)
+        objects = Objects(store, settings.mesh, routes)
         self._large = LargeValues(objects, settings, shard, table=self.table, overlay=self._overlay)
         self._answers = Answers(store)
         self._turns = Turns(

@@ -31,6 +31,7 @@ from starling.errors import (
     MeshError,
     NotDeterministic,
     ObjectLost,
+    ObjectUnreadable,
     SpecError,
     TooLarge,
 )
@@ -405,9 +406,12 @@ class Turn:
             self._shard.forget_reply(reply_to)
 
     async def _whole(self, saved: SavedStep, reply: Reply) -> Reply:
-        """Return the answer with its body; a lost one the next attempt asks for anew. Raises CallFailed."""
+        """Return the answer with its body; a lost one the next attempt asks for anew. Raises CallFailed;
+        ObjectUnreadable for one that is kept until it can be read."""
         try:
             return await self._shard.large.answer(reply)
+        except ObjectUnreadable:
+            raise
         except ObjectLost as error:
             saved.failed = True
             raise CallFailed(f"the answer of {reply.by} is not kept any more: {error}") from error

@@ -12,6 +12,9 @@ from typing import Literal, NamedTuple, Protocol
 
 Headers = Mapping[str, str]
 
+Compression = Literal["none", "s2"]
+"""What the store does to messages that it writes to its files; readers see nothing of it."""
+
 
 class Expect(NamedTuple):
     """Store only if the last message has this sequence; 0 means there is none.
@@ -97,6 +100,7 @@ class StreamSpec:
     marker_ttl: float | None = None
     """How long the marker stays that takes the place of an expired last value; None: no markers."""
     replicas: int = 1
+    compression: Compression = "none"
     direct: bool = True
     metadata: tuple[tuple[str, str], ...] = ()
     first_sequence: int = 1
@@ -121,6 +125,7 @@ class StreamInfo:
     duplicate_window: float = 0.0
     """Seconds in which a repeated message id counts once."""
     replicas: int = 1
+    compression: str = "none"
     time: float = 0.0
     """The store's clock when it answered, seconds since 1970."""
 
@@ -216,7 +221,13 @@ class Store(Protocol):
         ...
 
     async def ensure_bucket(
-        self, bucket: str, *, ttl: float | None = None, marker_ttl: float | None = None, replicas: int = 1
+        self,
+        bucket: str,
+        *,
+        ttl: float | None = None,
+        marker_ttl: float | None = None,
+        replicas: int = 1,
+        compression: Compression = "none",
     ) -> None:
         """Make a stream for last values, one message a key (a KV bucket). ttl: keys expire so many seconds after their
         last write, and readers of the stream then get a message with the marker header."""

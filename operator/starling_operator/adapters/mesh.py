@@ -47,7 +47,7 @@ class MeshState:
         self._refusals: dict[tuple[str, PodName], int] = {}
         self._gone_since: dict[tuple[str, PodName], float] = {}
         self._expected_since: dict[tuple[str, PodName], float] = {}
-        self._provisioned: dict[str, str] = {}
+        self._provisioned: dict[str, tuple[PoolStreams, str]] = {}
 
     # -- members
 
@@ -135,15 +135,15 @@ class MeshState:
     async def provision(self, spec: PoolStreams) -> str:
         """Make what the pool needs; return the incarnation of its data. Raises JournalLost, Unreachable, SpecError."""
         known = self._provisioned.get(spec.pool)
-        if known is not None:
-            return known
+        if known is not None and known[0] == spec:
+            return known[1]
         await provision_mesh(self._store, self.mesh, replicas=spec.replicas)
         _, routes = await read_routes(self._store, self.mesh)
         route = routes.pools.get(spec.pool)
         incarnation = await provision_pool(
             self._store, self.mesh, spec, known=route.incarnation if route else None, chance=self._chance
         )
-        self._provisioned[spec.pool] = incarnation
+        self._provisioned[spec.pool] = (spec, incarnation)
         return incarnation
 
     async def remove(self, pool: str, shards: int, *, data: bool) -> None:

@@ -56,6 +56,20 @@ class Storage(StrEnum):
     MEMORY = "memory"
 
 
+class Compression(StrEnum):
+    """How JetStream packs what it writes to files."""
+
+    NONE = "none"
+    S2 = "s2"
+
+
+class LargeCompression(StrEnum):
+    """How bodies, answers and cells of state in the object store are packed."""
+
+    NONE = "none"
+    ZSTD = "zstd"
+
+
 class Code(Model):
     """Python modules from a ConfigMap, put on the import path of the workers."""
 
@@ -101,6 +115,12 @@ class Streams(Model):
     """Bytes that may wait in one shard's mailbox."""
     storage: Storage = Storage.FILE
     """Where messages are kept. Fixed for the life of the pool."""
+
+    compression: Compression = Compression.NONE
+    """s2: the server packs what it writes to the streams' files. Costs CPU of the server, saves disk."""
+    large_compression: LargeCompression = LargeCompression.NONE
+    """zstd: bodies, answers and cells of state over 256 KiB are packed by whoever writes them, where that makes them
+    smaller. Whoever reads them needs the extra starling-mesh[zstd]."""
 
     change_rules = (
         ChangeRule(

@@ -10,6 +10,7 @@ import pytest
 from starling.adapters.nats import EmbeddedServer
 from starling.core.ids import PodName, PoolName, ShardId
 from starling.core.membership import ShardMap
+from starling.core.names import MeshNames, bucket_stream, object_stream
 from starling.core.retry import RetryPolicy
 from starling.errors import Fenced
 from starling_operator.api import AgentSubscription, parse
@@ -199,6 +200,28 @@ async def test_routes_are_written_once_and_say_what_leads_nowhere(mesh: World) -
     await mesh.control.route([pool(), second], subscriptions)
     assert (await mesh.mesh.routes())[0] == revision
     await mesh.mesh.remove("others", SHARDS, data=True)
+
+
+async def compressions(mesh: World) -> set[str]:
+    """How the streams of the pool are compressed, all of them."""
+    names = MeshNames(mesh.mesh.mesh).pool(PoolName("tickers"))
+    streams = [names.dead_letters, bucket_stream(names.table), object_stream(names.objects)]
+    streams += [name for n in range(SHARDS) for name in (names.mailbox(ShardId(n)), names.journal(ShardId(n)))]
+    found = [await mesh.mesh._store.stream_info(name) for name in streams]
+    return {"missing" if info is None else info.compression for info in found}
+
+
+@pytest.mark.row("RT-92", part="compression of streams: a setting of the pool, off by default")
+async def test_a_pools_streams_are_compressed_when_it_asks_for_that_and_not_before(mesh: World) -> None:
+    await mesh.control.route([pool()], [])
+    assert await compressions(mesh) == {"none"}
+    streams = {"maxBytes": "16Mi", "compression": "s2", "largeCompression": "zstd"}
+    await mesh.control.route([pool(streams=streams)], [])
+    assert await compressions(mesh) == {"s2"}
+    _, table = await mesh.mesh.routes()
+    assert table.pools[PoolName("tickers")].large_compression == "zstd"
+    await mesh.control.route([pool()], [])
+    assert await compressions(mesh) == {"none"}
 
 
 async def test_a_subscriptions_delivery_is_in_the_route_table_by_field_over_the_pools(mesh: World) -> None:

@@ -15,6 +15,7 @@ from starling.core.names import bucket_stream, bucket_subject
 from starling.errors import SpecError, Unreachable
 from starling.ports.store import (
     Answer,
+    Compression,
     Expect,
     Headers,
     LastValues,
@@ -230,7 +231,13 @@ class MemoryStore:
         return await self._request(look)
 
     async def ensure_bucket(
-        self, bucket: str, *, ttl: float | None = None, marker_ttl: float | None = None, replicas: int = 1
+        self,
+        bucket: str,
+        *,
+        ttl: float | None = None,
+        marker_ttl: float | None = None,
+        replicas: int = 1,
+        compression: Compression = "none",
     ) -> None:
         spec = StreamSpec(
             name=bucket_stream(bucket),
@@ -240,6 +247,7 @@ class MemoryStore:
             discard_new=True,
             marker_ttl=marker_ttl,
             replicas=replicas,
+            compression=compression,
         )
         await self.ensure_stream(spec)
 

@@ -232,6 +232,7 @@ class MemoryStream:
             discard_new=self.spec.discard_new or self.spec.discard_new_per_subject,
             duplicate_window=self._window,
             replicas=self.spec.replicas,
+            compression=self.spec.compression,
             time=self._wall(),
         )
 

@@ -9,7 +9,7 @@ from starling.adapters.nats import wire
 from starling.adapters.nats.requests import ApiError, Requests
 from starling.core.names import bucket_stream, bucket_subject
 from starling.errors import MeshError, SpecError, UnknownPool, Unreachable
-from starling.ports.store import StreamInfo, StreamSpec
+from starling.ports.store import Compression, StreamInfo, StreamSpec
 
 _NANOSECONDS: Final = 1_000_000_000
 _DEFAULT_DUPLICATE_WINDOW: Final = 120.0
@@ -30,7 +30,9 @@ class Streams:
         """See `Store.ensure_stream`. Metadata that an existing stream has is kept, what it lacks is added."""
         return await self._ensure(_config(spec))
 
-    async def ensure_bucket(self, bucket: str, *, ttl: float | None, marker_ttl: float | None, replicas: int) -> None:
+    async def ensure_bucket(
+        self, bucket: str, *, ttl: float | None, marker_ttl: float | None, replicas: int, compression: Compression
+    ) -> None:
         """See `Store.ensure_bucket`."""
         spec = StreamSpec(
             name=bucket_stream(bucket),
@@ -40,6 +42,7 @@ class Streams:
             discard_new=True,
             marker_ttl=marker_ttl,
             replicas=replicas,
+            compression=compression,
         )
         await self._ensure(_config(spec) | {"allow_rollup_hdrs": True, "deny_delete": True})
 
@@ -78,6 +81,7 @@ class Streams:
             discard_new=config.get("discard") == "new",
             duplicate_window=config.get("duplicate_window", 0) / _NANOSECONDS,
             replicas=config.get("num_replicas", 1),
+            compression=config.get("compression", "none"),
             time=datetime.fromisoformat(found["ts"]).timestamp(),
         )
 
@@ -152,6 +156,7 @@ def _config(spec: StreamSpec) -> dict[str, Any]:
         "retention": "limits",
         "storage": "file",
         "num_replicas": spec.replicas,
+        "compression": spec.compression,
         "max_msgs_per_subject": _limit(spec.max_messages_per_subject),
         "max_msgs": _limit(spec.max_messages),
         "max_bytes": _limit(spec.max_bytes),
