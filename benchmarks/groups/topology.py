@@ -62,7 +62,7 @@ async def replicas(bench: Bench) -> None:
 
 async def moves(bench: Bench) -> None:
     """Shards moved one by one while every shard is called all the time, beside 500 messages a second."""
-    count = bench.size(100, 8)
+    count = bench.size(200, 8)
     pauses, usual = await _moved(bench, count, long_turn=False)
     bench.note(
         f"Pause of a shard that is moved under load, {count} moves: slowest call around each",

@@ -84,7 +84,7 @@ FENCED_PAUSE_CAP: Final = 60.0
 
 MOVE_WAIT: Final = 10.0
 PREPARE_WAIT: Final = 2.0
-"""How long an owner goes on for the next one to read the journal, before it hands a shard over."""
+"""How long an owner that is to hand shards over goes on although no next owner has read a journal."""
 DRAIN: Final = 30.0
 TURN_END_GRACE: Final = 1.0
 RELEASE_DELIVERY: Final = 1.0

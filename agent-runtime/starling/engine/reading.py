@@ -14,7 +14,7 @@ from starling.core.replay import Replay
 from starling.errors import Fenced, Unreachable
 from starling.ports.store import Message, Store
 
-AT_ONCE: Final = 32
+AT_ONCE: Final = 64
 """Records between two rounds of the loop (20 us each): the shards that this process runs go on meanwhile."""
 
 

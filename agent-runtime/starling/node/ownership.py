@@ -92,6 +92,8 @@ class Ownership:
         self._look = asyncio.Event()
         self._comparing: set[asyncio.Task[None]] = set()
         self._one_reads = asyncio.Lock()
+        self._prepared_at = 0.0
+        """When a next owner last said that it has read a journal."""
         self._draining = False
         self.takes = 0
         self.fenced = 0
@@ -184,6 +186,7 @@ class Ownership:
         slot = self._slot_of(signal)
         if slot is not None and slot.running is not None:
             slot.prepared = signal.data.decode(errors="replace")
+            self._prepared_at = asyncio.get_running_loop().time()
             self.look()
 
     def _changed_elsewhere(self, signal: Signal) -> None:
@@ -252,14 +255,19 @@ class Ownership:
                 await self._consider(slot, now)
 
     def _let_go(self, slot: _Slot, running: OwnedShard, now: float) -> None:
-        """Hand over what the map gives to another pod, once that one has read the journal: it is away for less long."""
+        """Hand over what the map gives to another pod, once that one has read the journal: it is away for less long.
+
+        Many that go together are read one by one: as long as that goes on we wait, up to the time of a move.
+        """
         if not should_release(slot.shard, self._owner.pod, running.map_rev, self.map):
             slot.leaving_since = 0.0
             return
         slot.leaving_since = slot.leaving_since or now
         named = self.map.shards.get(slot.shard)
         somebody_reads = named is not None and self._members.presence(named).member is not None
-        if not somebody_reads or slot.prepared == named or now - slot.leaving_since >= limits.PREPARE_WAIT:
+        quiet, waited = now - max(slot.leaving_since, self._prepared_at), now - slot.leaving_since
+        is_late = quiet >= limits.PREPARE_WAIT or waited >= self._settings.move_wait
+        if is_late or slot.prepared == named or not somebody_reads:
             running.release()
 
     def _may_matter(self, slot: _Slot) -> bool:

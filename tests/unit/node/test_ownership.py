@@ -99,6 +99,33 @@ async def test_an_owner_does_not_wait_for_ever_for_the_next_one_to_read_the_jour
     assert took < 2.0, "what it could not read ahead it reads now"
 
 
+async def test_an_owner_waits_while_the_next_one_reads_one_journal_after_the_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.pool(4)
+    await world.map("p-0", "p-0", "p-0", "p-0")
+    one, two = world.start("p-0"), world.start("p-1")
+    await world.until(lambda: len(one.owned) == 4)
+    ahead, under_way = Reading.ahead, 0
+
+    async def slow(self: Reading) -> None:
+        nonlocal under_way
+        under_way += 1
+        assert under_way == 1
+        end = asyncio.get_running_loop().time() + 0.75 * limits.PREPARE_WAIT
+        while asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0)
+        under_way -= 1
+        await ahead(self)
+
+    monkeypatch.setattr(Reading, "ahead", slow)
+    await world.map("p-1", "p-1", "p-1", "p-1")
+    for number in range(1, 5):
+        took = await world.until(lambda: len(two.owned) == number)  # noqa: B023 - called before the next one
+        assert 0.75 * limits.PREPARE_WAIT - 0.1 <= took < limits.PREPARE_WAIT
+    assert one.owned == set()
+
+
 async def test_an_owner_does_not_wait_for_a_pod_that_is_not_there(world: World) -> None:
     await world.pool(1)
     await world.map("p-0")
