@@ -7,6 +7,7 @@ from typing import Final
 
 from benchmarks.bench import Bench
 from benchmarks.groups.calls import calls, queries
+from benchmarks.groups.compression import compression
 from benchmarks.groups.local import local, local_sizes
 from benchmarks.groups.one_way import fan_out, one_way
 from benchmarks.groups.sizes import bodies, cold, drained, memory, million
@@ -24,6 +25,7 @@ GROUPS: Final[Mapping[str, Group]] = {
     "local-sizes": local_sizes,
     "cold": cold,
     "bodies": bodies,
+    "compression": compression,
     "memory": memory,
     "million": million,
     "workers": workers,

@@ -74,3 +74,22 @@ def test_the_local_runtime_is_measured_in_batches_with_new_agents_large_state_an
     ):
         assert judged in value["said"]
     assert 0 < idle["bytes_per_agent"] < 1_000_000
+
+
+@pytest.mark.row("RT-92", part="size and CPU with and without are printed for a fixture", completes=True)
+def test_what_compression_saves_and_costs_is_measured_for_a_fixture_and_printed(tmp_path: Path) -> None:
+    value = run("benchmarks", "--quick", "--only", "compression", result=tmp_path / "bench.json")
+
+    large, streams = (
+        {
+            label: {name: figure["median"] for name, figure in entry["figures"].items()}
+            for label, entry in case["entries"].items()
+        }
+        for case in value["cases"]
+    )
+    for entry in (*large.values(), *streams.values()):
+        assert entry["cpu_us"] > 0
+        assert f"stored_mb {short(entry['stored_mb'])}, cpu_us {short(entry['cpu_us'])}" in value["said"]
+    assert 0 < large["zstd"]["stored_mb"] < 0.3 * large["as they are"]["stored_mb"]
+    assert 0 < streams["s2"]["stored_mb"] < 0.8 * streams["as they are"]["stored_mb"]
+    assert streams["as they are"]["stored_mb"] >= streams["as they are"]["sent_mb"]

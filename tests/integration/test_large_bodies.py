@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import nats
 import pytest
+import zstandard
 from starling import AgentId
 from starling.core import limits
 from starling.core.ids import ShardId
 from starling.core.names import bucket_stream
+from starling.core.reference import BODY, refer
+from starling.core.routes import ZSTD, PoolRoute, Routes
 from starling.engine.objects import Objects
+from starling.engine.routes_view import RoutesView
 from starling.errors import TooLarge
 
 from tests.integration.photos import Photo, Show
@@ -59,3 +64,26 @@ async def test_five_megabytes_arrive_intact_outlive_their_worker_and_no_stored_m
         return kinds.count("r") == 0 and kinds.count("c") == 1
 
     await cluster.until(only_the_state_is_left)
+
+
+@pytest.mark.row("RT-92", part="what is packed can be read by whoever has JetStream and zstd, without Starling")
+async def test_a_packed_object_is_a_zstd_frame_for_any_reader_of_the_object_store(cluster: Cluster) -> None:
+    pool = await cluster.pool("walls", agents={"wall": "tests.integration.photos:Wall"})
+    route = PoolRoute(pool.name, 1, pool.incarnation, ZSTD)
+    data = ("one after the other, " * 50_000).encode()
+    reference = refer(pool.name, ShardId(0), BODY, 1, data)
+    await Objects(cluster.store, cluster.mesh, RoutesView(Routes({pool.name: route}))).put(reference, data)
+
+    connection = await nats.connect(cluster.server.url)
+    try:
+        bucket = await connection.jetstream().object_store(pool.names.objects)
+        found = await bucket.get(reference.name)  # compares size and digest by itself
+    finally:
+        await connection.close()
+
+    assert found.data is not None
+    assert found.info.metadata is not None
+    assert found.info.metadata["encoding"] == "zstd"
+    assert len(found.data) < len(data) / 100
+    assert zstandard.ZstdDecompressor().decompress(found.data) == data
+    assert await Objects(cluster.store, cluster.mesh).get(reference) == data
