@@ -42,6 +42,7 @@ from starling.engine.sweep import Sweep
 from starling.engine.table import Table
 from starling.engine.turn import Turn
 from starling.engine.turn_ends import TurnEnds
+from starling.engine.turn_starts import TurnStarts
 from starling.engine.turns import Turns
 from starling.node.ownership import Ownership
 from starling_operator.plan.decide import _is_empty, _usable
@@ -58,6 +59,7 @@ _TESTS = (
     Path(__file__).with_name("test_holes.py"),
     _UNIT / "client/test_batch.py",
     _UNIT / "core/test_replay.py",
+    _UNIT / "engine/test_ahead_of_the_outbox.py",
     _UNIT / "engine/test_journal.py",
     _UNIT / "engine/test_large_values.py",
     _UNIT / "engine/test_queries.py",
@@ -398,6 +400,26 @@ MUTANTS: tuple[Mutant, ...] = (
         "section 9",
         lambda: edited(producer._is_passing, ("(patient and", "(False and")),
         test="sender_that_waits_is_stored",
+    ),
+    Mutant(
+        "turns start however much of what others left is stored nowhere",
+        "section 5",
+        lambda: edited(
+            vars(TurnStarts)["_is_full"].fget, ("if self.unstored_bytes >", "if False and self.unstored_bytes >")
+        ),
+        test="left_is_in_no_record",
+    ),
+    Mutant(
+        "messages from outside have their turns whatever is undelivered",
+        "section 5",
+        lambda: edited(Turns._turn, ("if self._outbox_is_full and", "if False and")),
+        test="while_the_target_takes_nothing",
+    ),
+    Mutant(
+        "what agents send waits for what they have not delivered",
+        "section 5",
+        lambda: edited(Turns._turn, (" and activation.is_only_from_outside", "")),
+        test="while_the_target_takes_nothing",
     ),
     # -- calls and steps
     Mutant("a reply is not recorded", "M10", lambda: edited(Turns._reply, ("if envelope.repeatable:", "if False:"))),

@@ -45,6 +45,8 @@ MAILBOX_MAX_BYTES: Final = 1024 * MIB
 DEAD_LETTER_LIMIT: Final = 100_000
 DEAD_LETTER_MAX_BYTES: Final = 1024 * MIB
 OUTBOX_PAUSES_OUTSIDE: Final = 4 * MIB
+UNSTORED_BYTES: Final = 8 * MIB
+"""What turns of a shard have left that is in no record or object store yet, beyond which no further one starts."""
 OUTBOX_REFUSES_SENDS: Final = 64 * MIB
 
 SNAPSHOT_RECORDS: Final = 4096

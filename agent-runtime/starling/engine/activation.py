@@ -8,7 +8,7 @@ from typing import Any
 
 from starling.agent import Agent, AgentDefinition
 from starling.core.ids import AgentId
-from starling.core.names import Lane
+from starling.core.names import Lane, Origin
 from starling.core.priority import BOUND
 from starling.engine.work import Work
 from starling.named_cells import CellSet
@@ -112,6 +112,15 @@ class Activation:
         if urgent[0].not_before > now:
             return normal[0] if may_normal else None
         return normal[0] if may_normal and self.run >= BOUND - 1 else urgent[0]
+
+    @property
+    def is_only_from_outside(self) -> bool:
+        """Whether all that waits came from outside: what other agents send must never wait for what we send them."""
+        return all(
+            work.inlet is not None and work.inlet.origin is Origin.OUTSIDE
+            for queue in (self.normal, self.urgent or ())
+            for work in queue
+        )
 
     def started(self, work: Work) -> None:
         """Note whose turn it is, for the bound on waiting."""

@@ -55,7 +55,7 @@ class _Positions(TypedDict):
 class _Batch:
     """What one record is to hold. ended: whether a message is done with, so that its takes were not barren."""
 
-    __slots__ = ("added", "cells", "ended", "frames", "outcomes", "removed", "replies")
+    __slots__ = ("added", "cells", "ended", "frames", "outcomes", "removed", "replies", "size_bytes")
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
@@ -65,6 +65,7 @@ class _Batch:
         self.added: dict[str, Due] = {}
         self.removed: list[tuple[str, str]] = []
         self.ended = False
+        self.size_bytes = 0
 
 
 class Committer:
@@ -262,13 +263,12 @@ class Committer:
         batch = _Batch()
         sends: dict[tuple[PoolName, str, ShardId, Lane], list[bytes]] = {}
         dead: list[tuple[str, bytes]] = []
-        size_bytes = 0
         turns = self._turns
         while waiting := turns.outcomes or turns.lazy:
-            if size_bytes and size_bytes + waiting[0].size_bytes > limits.MAX_COMMIT:
+            if batch.size_bytes and batch.size_bytes + waiting[0].size_bytes > limits.MAX_COMMIT:
                 break
             outcome = waiting.popleft()
-            size_bytes += outcome.size_bytes
+            batch.size_bytes += outcome.size_bytes
             batch.outcomes.append(outcome)
             if outcome.work is not None:
                 self._work_done(outcome, outcome.work, batch)
@@ -387,6 +387,7 @@ class Committer:
         self._barren = record.barren
         if batch.ended and self._turns.careful:
             self._turns.careful = False
+        self._turns.stored(batch.size_bytes)
         for outcome in batch.outcomes:
             _stored(outcome)
             self._large.committed(outcome)
@@ -400,11 +401,13 @@ class Committer:
     def pace(self) -> None:
         """Let the shard run ahead of its targets and of the table only so far.
 
-        The outbox: over the first limit no outside message is read, over the second, turns that send fail. The table:
-        over the limit, or while a snapshot is due that could not name all that is dirty, nothing is read at all.
+        The outbox: over the first limit no outside message is read or has its turn, over the second, turns that send
+        fail. The table: over the limit, or while a snapshot is due that could not name all that is dirty, nothing is
+        read at all.
         """
         size_bytes, dirty = self._outbox.size_bytes, len(self._overlay.entries)
         self._stats.dirty_cells = dirty
+        self._turns.outbox_is_full(size_bytes > limits.OUTBOX_PAUSES_OUTSIDE)
         self._turns.too_far_ahead = size_bytes > limits.OUTBOX_REFUSES_SENDS
         table_is_behind = dirty > limits.DIRTY_CELLS or (self._is_snapshot_wanted and dirty > MAX_REFS)
         for inlet, intake in self._intakes.items():

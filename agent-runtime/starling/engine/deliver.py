@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from starling.core import limits
@@ -37,6 +38,8 @@ class Delivery:
         self._no_route_since: dict[Chain, float] = {}
         self._pauses: dict[Chain, float] = {}
         self.given_up: list[Frame] = []
+        self.on_room: Callable[[], None] = lambda: None
+        """Told when the outbox has come below its first limit."""
         self.progress = asyncio.Event()
         """Set whenever something was confirmed or given up."""
 
@@ -93,7 +96,7 @@ class Delivery:
             return
         answer = future.result()
         if isinstance(answer, Stored):
-            before = chain.attempt
+            before, was_full = chain.attempt, self._is_full
             self._outbox.stored(chain, attempt, number, answer.sequence)
             self._stats.outbox_frames = self._outbox.frames
             self.progress.set()
@@ -103,6 +106,8 @@ class Delivery:
                 self._again(chain)
             elif chain.to_send() is not None:
                 self.offer(chain)
+            if was_full and not self._is_full:
+                self.on_room()
             return
         if isinstance(answer, Refused) and answer.why == "no-stream":
             self._no_route_since.setdefault(chain, asyncio.get_running_loop().time())
@@ -130,6 +135,10 @@ class Delivery:
             return True
         del self._no_route_since[chain]
         return False
+
+    @property
+    def _is_full(self) -> bool:
+        return self._outbox.size_bytes > limits.OUTBOX_PAUSES_OUTSIDE
 
     def _again(self, chain: Chain) -> None:
         """Offer the chain again after a pause that grows from 50 ms to 2 s."""

@@ -54,6 +54,7 @@ class DirectTurns(TurnStarts):
             or self._failure is not None
             or self._tracing is not None
             or self._is_full
+            or self._outbox_is_full
             or self.unrecorded >= MOST_UNRECORDED
             or self._unrecorded_bytes >= MOST_UNRECORDED_BYTES
         ):

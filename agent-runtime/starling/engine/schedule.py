@@ -92,6 +92,11 @@ class Schedule:
         """Timers and delayed messages that an outcome takes back which is not committed yet."""
         self.counting = ""
         """Record of the turn that runs in careful mode: its attempt is committed, and it is handed over already."""
+        self.unstored_bytes = 0
+        """What turns have left and nothing has stored yet."""
+        self._outbox_is_full = False
+        self._held_up: dict[Activation, None] = {}
+        """Agents whose next message came from outside, and waits until there is room in the outbox."""
         self.too_far_ahead = False
         """Set while the outbox is over its limit: turns that send fail with MailboxFull."""
 
@@ -157,7 +162,23 @@ class Schedule:
             self._failure = error
         self._work.set()
 
+    def stored(self, size_bytes: int) -> None:
+        """So much of what turns have left is stored."""
+        if self.unstored_bytes > limits.UNSTORED_BYTES:
+            self._work.set()
+        self.unstored_bytes -= size_bytes
+
+    def outbox_is_full(self, is_full: bool) -> None:
+        """Whether messages from outside wait: what their turns send would have to be kept here."""
+        self._outbox_is_full = is_full
+        if self._held_up and not is_full:
+            held_up, self._held_up = self._held_up, {}
+            for activation in held_up:
+                if activation.state is State.WAITING and not self.stopping:
+                    self._schedule(activation)
+
     def _finish(self, outcome: Outcome) -> None:
+        self.unstored_bytes += outcome.size_bytes
         if outcome.activation is not None:
             outcome.activation.pending += 1
         (self.lazy if outcome.lazy else self.outcomes).append(outcome)

@@ -164,7 +164,7 @@ class OwnedShard:
         )
         self._overdue = Overdue(self._turns.calling, self.stats, settings.wall)
         self._committer.on_due = self._agenda.committed
-        self.table.on_round = self._committer.pace
+        self.table.on_round = self._delivery.on_room = self._committer.pace
         self._janitor = Janitor(
             store,
             settings,

@@ -110,7 +110,7 @@ class TurnEnds(TurnServices):
         else:
             outcome.activation = activation
         if turn.large or turn.is_large:
-            self._in_background(self._spill(activation, turn, outcome), activation)
+            self._hold_others(turn, self._in_background(self._spill(activation, turn, outcome), activation))
             return
         outcome.sends = turn.sends
         outcome.size_bytes += turn.sent_bytes
@@ -218,6 +218,20 @@ class TurnEnds(TurnServices):
         prefix = tuple(f"{self._shard}.{kind}.{address}." for kind in "dt")
         later = (DueKind.DELAYED, DueKind.TIMER)
         return [key for key, due in self._due.live.items() if due.kind in later and key.startswith(prefix)]
+
+    def _hold_others(self, turn: Turn, spill: asyncio.Task[None]) -> None:
+        """Count what is being stored, but only for a while: an object store that is missing holds up one agent."""
+        loop = asyncio.get_running_loop()
+        size_bytes = sum(map(len, turn.large.values())) + sum(len(send.packed) for send in turn.sends)
+        self.unstored_bytes += size_bytes
+        patience = loop.call_later(limits.STORE_TIMEOUT, self.stored, size_bytes)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            if patience.when() > loop.time():
+                patience.cancel()
+                self.stored(size_bytes)
+
+        spill.add_done_callback(ended)
 
     async def _spill(self, activation: Activation, turn: Turn, outcome: Outcome) -> None:
         """What a commit cannot hold is stored before it: large objects, and the parts of a large fan-out.

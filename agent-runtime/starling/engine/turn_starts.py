@@ -125,6 +125,8 @@ class TurnStarts(TurnEnds):
     def _is_full(self) -> bool:
         if self.careful:
             return bool(self._running)
+        if self.unstored_bytes > limits.UNSTORED_BYTES:
+            return True
         return len(self._running) - self._waiting >= self._settings.max_concurrent_turns
 
     def _turn(self, activation: Activation) -> None:
@@ -134,6 +136,10 @@ class TurnStarts(TurnEnds):
         if work is None or work.envelope is None or activation.pieces:
             activation.state = State.IDLE
             self._schedule(activation)
+            return
+        if self._outbox_is_full and activation.is_only_from_outside:
+            activation.state = State.WAITING
+            self._held_up[activation] = None
             return
         activation.state = State.RUNNING
         work.started = True
