@@ -9,7 +9,7 @@ classes in a union, and cuts a subclass down to the fields of the annotation. Le
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
@@ -36,6 +36,9 @@ _MAX_PROBLEMS: Final = 3
 
 class Codec:
     """Encodes and decodes the values of one annotation. limit: largest body in bytes, None for no limit."""
+
+    content_types: Sequence[str] = ("application/json",)
+    """Names of what it reads; a body without one is taken to be that."""
 
     __slots__ = ("_is_certain", "_read", "_write", "cls", "limit", "name")
 

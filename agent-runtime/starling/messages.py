@@ -20,8 +20,7 @@ from starling.errors import DecodeError, SpecError, UnregisteredType
 C = TypeVar("C", bound=type[Any])
 
 JSON: Final = ""
-"""The default content type."""
-_JSON_NAMES: Final = (JSON, "application/json")
+"""The default content type: JSON, or what a codec of one's own makes of it."""
 
 PLAIN: Final[dict[type, str]] = {
     str: "str",
@@ -114,11 +113,12 @@ class Registry:
 
     def codec(self, name: str, content_type: str = JSON) -> Codec:
         """Raises UnregisteredType; DecodeError for a content type that is not taken."""
-        if content_type not in _JSON_NAMES:
-            raise DecodeError(f"{name}: content type {content_type!r} is not taken, only JSON is")
         codec = self._by_name.get(name)
         if codec is None:
             raise UnregisteredType(f"no message class is registered as {name!r}")
+        if content_type and content_type not in codec.content_types:
+            taken = " or ".join(codec.content_types)
+            raise DecodeError(f"{name}: content type {content_type!r} is not taken, only {taken} is")
         return codec
 
 

@@ -13,7 +13,10 @@ T = TypeVar("T")
 
 
 class MessageCodec(Protocol[T]):
-    """Turns values of one class into bytes and back. What it raises becomes DecodeError."""
+    """Turns values of one class into bytes and back. What it raises becomes DecodeError.
+
+    It may have `content_types`, the content types under which other senders may name these bytes.
+    """
 
     def dump(self, value: T) -> bytes: ...
 
@@ -39,10 +42,11 @@ def register_codec(cls: type[T], codec: MessageCodec[T], *, name: str | None = N
 class _OwnCodec(Codec):
     """A codec from outside, in the place of one of ours."""
 
-    __slots__ = ("_own",)
+    __slots__ = ("_own", "content_types")
 
     def __init__(self, name: str, cls: type, own: MessageCodec[Any]) -> None:
         self._own = own
+        self.content_types = tuple(getattr(own, "content_types", Codec.content_types))
         super().__init__(name, cls, limit=limits.MAX_LARGE)
 
     def _build(self, *, may_wait: bool) -> None:
