@@ -96,7 +96,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a commit without a condition",
         "M4",
-        lambda: edited(Journal.append, ("expect=Expect(self.last)", "expect=None")),
+        lambda: edited(Journal.send, ("expect=Expect(self.last)", "expect=None")),
     ),
     Mutant(
         "an unknown commit is taken for stored",
@@ -446,7 +446,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a release may follow a commit of unknown outcome",
         "M4",
-        lambda: edited(Journal.append, ("if self._is_over:", "if False:")),
+        lambda: edited(Journal.send, ("if self._is_over:", "if False:")),
         "after_a_record_of_unknown_outcome",
     ),
     Mutant(

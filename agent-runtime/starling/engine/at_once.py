@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import types
 from collections.abc import Awaitable, Coroutine, Generator
 from typing import Any, TypeVar
@@ -19,6 +20,19 @@ def started(publish: Coroutine[Any, Any, Awaitable[T]]) -> Awaitable[T]:
     except StopIteration as stop:
         return stop.value  # type: ignore[no-any-return]
     return _both(publish, waits_for)
+
+
+def at_once(job: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None] | None:
+    """Run it now; return the task that finishes it where it has to wait. Raises what it raises before that."""
+    try:
+        waits_for = job.send(None)
+    except StopIteration:
+        return None
+    return asyncio.get_running_loop().create_task(_rest(job, waits_for), name=name)
+
+
+async def _rest(job: Coroutine[Any, Any, None], waits_for: Any) -> None:
+    await going_on(job, waits_for)
 
 
 async def _both(publish: Coroutine[Any, Any, Awaitable[T]], waits_for: Any) -> T:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import Final, TypedDict
 
 from starling.core import limits
@@ -27,6 +30,7 @@ from starling.core.record import (
     Target,
 )
 from starling.core.replay import Replay
+from starling.engine.at_once import at_once
 from starling.engine.dead import undeliverable
 from starling.engine.deliver import Delivery
 from starling.engine.intake import Intake
@@ -36,7 +40,7 @@ from starling.engine.shard_info import PoolSettings, ShardStats
 from starling.engine.turns import Turns
 from starling.engine.work import DueAdd, Outcome, Work
 from starling.errors import Unreachable
-from starling.ports.store import Store
+from starling.ports.store import Answer, Store
 
 log = logging.getLogger(__name__)
 
@@ -119,32 +123,59 @@ class Committer:
         """Set after each commit."""
         self.committed_floors = dict(replay.floors)
         """Floors of the last acknowledged record."""
-        self._in_flight = asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._serving: asyncio.Future[None] | None = None
+        """Of `run`, which ends with what a record raises; None: no record begins by itself."""
+        self._is_free = asyncio.Event()
+        """Clear while a record is under way."""
+        self._is_free.set()
+        self._began_at = 0.0
+        """The loop's time at which the last record began, or `_settle` looked last."""
+        self._settling: asyncio.TimerHandle | None = None
+        self._replying: asyncio.Task[None] | None = None
+        self._context = copy_context()
 
     async def run(self) -> None:
         """Commit until cancelled. Raises Fenced, OutcomeUnknown, Unreachable."""
-        while True:
-            await self._something_to_commit()
-            await self.commit()
+        self._serving = serving = self._loop.create_future()
+        self._began_at = self._loop.time()
+        self._settling = self._loop.call_at(self._began_at + SETTLE, self._settle)
+        self.begin()
+        try:
+            await serving
+        finally:
+            self._serving = None
+            self._settling.cancel()
+            if self._replying is not None:
+                self._replying.cancel()
 
-    async def _something_to_commit(self) -> None:
-        while True:
-            turns = self._turns
-            if turns.outcomes or len(turns.lazy) >= limits.MAX_LAZY or self._delivery.given_up or self._is_snapshot_due:
-                return
-            finished = turns.finished
-            finished.clear()
-            settle = asyncio.get_running_loop().call_later(SETTLE, finished.set)
-            await finished.wait()
-            settle.cancel()
-            if not turns.outcomes:
-                self._make_room()
-                if turns.outcomes or turns.lazy or self._outbox.confirmed or self._floor_moved():
-                    return
+    def begin(self) -> None:
+        """Send a record if there is something for it, or let the end of the one that is under way send the next.
 
-    def _make_room(self) -> None:
+        No task waits for what is to be committed, or for the ack: what its waits cost is in docs/performance.md.
+        """
+        while self._is_wanted and self._send():
+            pass
+
+    @property
+    def _is_wanted(self) -> bool:
+        turns = self._turns
+        if turns.outcomes or len(turns.lazy) >= limits.MAX_LAZY:
+            return True
+        return bool(self._delivery.given_up) or self._is_snapshot_due
+
+    def _settle(self) -> None:
+        """After a second without a record: commit what nobody waits for, and make room where all stands still."""
+        now = self._loop.time()
+        if now >= self._began_at + SETTLE:
+            self._began_at = now
+            self._make_room(now)
+            if self.has_work or self._is_snapshot_due:
+                self._send()
+        self._settling = self._loop.call_at(self._began_at + SETTLE, self._settle)
+
+    def _make_room(self, now: float) -> None:
         """Let blocked messages wait as due records where the floor has not moved for a while, so that it can."""
-        now = asyncio.get_running_loop().time()
         for inlet, intake in self._intakes.items():
             if intake.stuck_since and now - intake.stuck_since >= SETTLE:
                 room = limits.MAX_PARKED - self._due.counts[DueKind.PARKED]
@@ -172,17 +203,80 @@ class Committer:
     def _is_snapshot_wanted(self) -> bool:
         return self._records_since >= limits.SNAPSHOT_RECORDS or self._bytes_since >= limits.SNAPSHOT_BYTES
 
-    async def commit(self) -> None:
-        """Store one record: a snapshot when one is due, else the turns that have finished."""
-        async with self._in_flight:
-            if self._is_snapshot_due:
-                await self._store_snapshot()
-            else:
-                await self._store_turns()
+    def _send(self) -> bool:
+        """Send one record, unless one is under way: a snapshot when one is due, else the turns that have finished.
 
-    async def _store_turns(self) -> None:
-        timer = self._settings.timer
-        started = timer()
+        Return whether it has ended well at once, as in a store of this process.
+        """
+        if self._serving is None or self._serving.done() or not self._is_free.is_set():
+            return False
+        self._is_free.clear()
+        self._began_at = self._loop.time()
+        started = self._settings.timer()
+        try:
+            record, batch = (self._snapshot_record(), None) if self._is_snapshot_due else self._turns_record()
+            sent = self._settings.timer()
+            answer = asyncio.ensure_future(self._journal.send(record))
+        except Exception as error:
+            self._failed(error)
+            return False
+        self._stats.busy_seconds += sent - started
+        if answer.done():
+            return self._ended(record, batch, sent, answer)
+        answer.add_done_callback(partial(self._answered, record, batch, sent), context=self._context)
+        return False
+
+    def _answered(self, record: Record, batch: _Batch | None, sent: float, answer: asyncio.Future[Answer]) -> None:
+        if self._ended(record, batch, sent, answer):
+            self.begin()
+
+    def _ended(self, record: Record, batch: _Batch | None, sent: float, answer: asyncio.Future[Answer]) -> bool:
+        """Make true what the record says; return whether its replies are written, so that the next may begin."""
+        if self._serving is None or answer.cancelled():
+            return False  # nothing was told of it, and the journal takes no further record from us
+        started = self._settings.timer()
+        try:
+            self._journal.ended(answer.result())
+            self._appended(record, started - sent)
+            if batch is None:
+                self.snapshot = self._journal.last
+                self._records_since = self._bytes_since = 0
+            else:
+                self._apply(record, batch)
+                self._replying = at_once(self._reply(batch.replies), name="replies of a record")
+        except Exception as error:
+            self._failed(error)
+            return False
+        self._stats.busy_seconds += self._settings.timer() - started
+        if self._replying is not None:
+            self._replying.add_done_callback(self._replied)
+            return False
+        self._is_free.set()
+        return True
+
+    async def _reply(self, replies: Sequence[ReplyRecord]) -> None:
+        for reply in replies:
+            try:
+                await self._store.signal(reply.subject, reply.body)
+            except Unreachable:
+                break  # the caller hears nothing and runs into its deadline
+
+    def _replied(self, replying: asyncio.Task[None]) -> None:
+        self._replying = None
+        if replying.cancelled():
+            return
+        if (error := replying.exception()) is not None:
+            self._failed(error)
+        else:
+            self._is_free.set()
+            self.begin()
+
+    def _failed(self, error: BaseException) -> None:
+        self._is_free.set()
+        if self._serving is not None and not self._serving.done():
+            self._serving.set_exception(error)
+
+    def _turns_record(self) -> tuple[Record, _Batch]:
         batch = self._gather()
         record = Record(
             kind=Kind.COMMIT,
@@ -200,19 +294,11 @@ class Committer:
             due_removed=batch.removed,
             **self._positions(),
         )
-        self._stats.busy_seconds += timer() - started
-        await self._append(record)
-        started = timer()
-        self._apply(record, batch)
-        for reply in batch.replies:
-            try:
-                await self._store.signal(reply.subject, reply.body)
-            except Unreachable:
-                break  # the caller hears nothing and runs into its deadline
-        self._stats.busy_seconds += timer() - started
+        return record, batch
 
     async def free(self) -> None:
         """Store the release record: the shard has no owner; what is owed is said in it."""
+        self._serving = None
         batch = self._gather()
         undelivered = self._outbox.frames or batch.frames
         record = Record(
@@ -232,7 +318,9 @@ class Committer:
             wakes_at=0 if undelivered else self._due.next_at() or 0,
             **self._positions(),
         )
-        await self._append(record)
+        started = self._settings.timer()
+        await self._journal.append(record)
+        self._appended(record, self._settings.timer() - started)
         for outcome in batch.outcomes:
             if outcome.trace is not None:
                 outcome.trace.committed(replied=outcome.reply is not None)
@@ -240,20 +328,28 @@ class Committer:
     @property
     def is_storing(self) -> bool:
         """Whether a record is under way."""
-        return self._in_flight.locked()
+        return not self._is_free.is_set()
 
     async def between_records(self) -> None:
         """Wait until no record is in flight."""
-        async with self._in_flight:
-            return
+        while not self._is_free.is_set():
+            await self._is_free.wait()
 
-    async def _append(self, record: Record) -> None:
-        timer = self._settings.timer
-        started = timer()
-        await self._journal.append(record)
+    @asynccontextmanager
+    async def no_record(self) -> AsyncIterator[None]:
+        """Let no record begin meanwhile."""
+        await self.between_records()
+        self._is_free.clear()
+        try:
+            yield
+        finally:
+            self._is_free.set()
+            self.begin()
+
+    def _appended(self, record: Record, seconds: float) -> None:
         self._stats.commits += 1
         self._stats.record_bytes = self._journal.written_bytes
-        self._stats.commit_seconds += timer() - started
+        self._stats.commit_seconds += seconds
         self._records_since += 1
         self.committed_floors = dict(record.floors)
         self.committed.set()
@@ -416,10 +512,10 @@ class Committer:
             elif intake.paused:
                 intake.resume()
 
-    async def _store_snapshot(self) -> None:
-        """Store all small state as of the last record; of turns that have finished since, nothing."""
+    def _snapshot_record(self) -> Record:
+        """Return all small state as of the last record; of turns that have finished since, nothing."""
         positions = self._positions()
-        record = Record(
+        return Record(
             kind=Kind.SNAPSHOT,
             previous=self._journal.last,
             epoch=self._epoch,
@@ -436,9 +532,6 @@ class Committer:
             cell_refs=list(self._overlay.refs()),
             due_buckets=self._due.buckets(),
         )
-        await self._append(record)
-        self.snapshot = self._journal.last
-        self._records_since = self._bytes_since = 0
 
 
 def _stored(outcome: Outcome) -> None:

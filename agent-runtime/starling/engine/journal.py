@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 
 from starling.core.ids import ShardId
 from starling.core.names import PoolNames
 from starling.core.record import Kind, Record
+from starling.engine.at_once import started
 from starling.engine.faults import Passed, Point, no_fault
 from starling.errors import Fenced, JournalLost, OutcomeUnknown, RetryLater, TooLarge, UnknownPool, Unreachable
-from starling.ports.store import Expect, Refused, Store, Stored
+from starling.ports.store import Answer, Expect, Refused, Store, Stored
 
 log = logging.getLogger(__name__)
 
@@ -27,30 +29,43 @@ class Journal:
         self.confirmed = 0.0
         """The loop's time at which we last asked, of those times that we were told to be the owner."""
         self._passed = passed
+        self._sent_bytes = 0
+        self._asked = 0.0
         self._is_over = False
         """A record was not stored, or nobody knows: what it said of turns and positions is in no memory any more."""
 
     async def append(self, record: Record) -> int:
-        """Store the next record and return its sequence.
+        """Store the next record and return its sequence. Raises as `send` and `ended`; cancelling ends the journal."""
+        return self.ended(await self.send(record))
 
-        Raises Fenced when somebody else appended, OutcomeUnknown when nobody can say (drop everything, take
-        again), Unreachable when nothing was sent, TooLarge. After any of them, and after a cancellation, it takes no
-        further record: OutcomeUnknown.
+    def send(self, record: Record) -> Awaitable[Answer]:
+        """Hand the next record to the store; `ended` is to be told what answers.
+
+        Raises Unreachable when nothing was sent. As long as a record has not ended well it takes no further one:
+        OutcomeUnknown.
         """
         if self._is_over:
             raise OutcomeUnknown(f"{self._stream}: the record before this one was not stored, as far as we know")
         self._is_over = True
         data = record.encode()
-        asked = asyncio.get_running_loop().time()
-        under_way = await self._store.publish(self._subject, data, expect=Expect(self.last))
+        self._sent_bytes = len(data)
+        self._asked = asyncio.get_running_loop().time()
+        answer = started(self._store.publish(self._subject, data, expect=Expect(self.last)))
         self._passed(Point.RECORD_SENT)
-        answer = await under_way
+        return answer
+
+    def ended(self, answer: Answer) -> int:
+        """Return the sequence of the record that was sent last.
+
+        Raises Fenced when somebody else appended, OutcomeUnknown when nobody can say (drop everything, take
+        again), TooLarge, JournalLost.
+        """
         match answer:
             case Stored(sequence):
                 self.last = sequence
-                self.written_bytes += len(data)
+                self.written_bytes += self._sent_bytes
                 self._is_over = False
-                self.confirmed = asked
+                self.confirmed = self._asked
                 self._passed(Point.RECORD_ACKED)
                 return sequence
             case Refused("conflict", text):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from contextvars import copy_context
 from typing import Any
 
 from starling.core import limits
@@ -63,7 +64,6 @@ class Schedule:
         self._agents = self.residents.agents
         self._ready: Ready[Activation] = Ready()
         self._cold: deque[Activation] = deque()
-        self._work = asyncio.Event()
         self._cold_work = asyncio.Event()
         self._running: dict[asyncio.Task[None], float] = {}
         """Since when each runs, by the loop's clock; inf while it waits for room."""
@@ -73,14 +73,22 @@ class Schedule:
         self._waiting = 0
         self._replied: dict[str, bytes | None] = {}
         """Recorded replies by their key; the bytes only while they are not committed."""
-        self._clock = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time
         """Kept, since to ask for the running loop is a system call each time: three a turn were a twentieth of it."""
         self._failure: BaseException | None = None
+        self._serving: asyncio.Future[None] | None = None
+        """Of `run`, which ends with what a turn raises beyond its handler's errors; None: no turn starts."""
+        self._is_due = False
+        """What is ready runs in the next turn of the loop."""
+        self._is_told = False
+        """`on_ended` is about to be called."""
+        self._turn_context = copy_context()
         self.outcomes: deque[Outcome] = deque()
         self.lazy: deque[Outcome] = deque()
         """Outcomes that nobody waits for: the next commit takes them along."""
-        self.finished = asyncio.Event()
-        """Set whenever `outcomes` has something for the committer."""
+        self.on_ended: Callable[[], None] = lambda: None
+        """Called when something has ended for the committer: once for what one turn of the loop brings."""
         self.stopping = False
         self.cancelling = False
         """Whether turns are cancelled by us, to run again elsewhere."""
@@ -137,7 +145,29 @@ class Schedule:
         else:
             activation.state = State.READY
             self._ready.push(activation, min(max(work.envelope.priority, 0), 3))
-            self._work.set()
+            self._run_soon()
+
+    def _run_soon(self) -> None:
+        """Run what is ready in the next turn of the loop, with all that this one brings.
+
+        A callback, and none of a task's: what a task's wait and wake cost is in docs/performance.md.
+        """
+        if not self._is_due and self._serving is not None:
+            self._is_due = True
+            self._loop.call_soon(self._run_ready, context=self._turn_context)
+
+    def _run_ready(self) -> None:
+        """See `TurnStarts`."""
+        raise NotImplementedError
+
+    def _tell_soon(self) -> None:
+        if not self._is_told:
+            self._is_told = True
+            self._loop.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        self._is_told = False
+        self.on_ended()
 
     def _wake(self, activation: Activation) -> None:
         activation.timer = None
@@ -160,7 +190,7 @@ class Schedule:
         del self._running[task]
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failure = error
-        self._work.set()
+        self._run_soon()
 
     def stored(self, size_bytes: int) -> None:
         """So much of what turns have left is stored."""
@@ -184,7 +214,7 @@ class Schedule:
         (self.lazy if outcome.lazy else self.outcomes).append(outcome)
         self._settings.passed(Point.TURN_DONE)
         if not outcome.lazy or len(self.lazy) >= limits.MAX_LAZY:
-            self.finished.set()
+            self._tell_soon()
 
     def _count(self, agent_type: str, result: str, started: float) -> None:
         self._stats.turns[agent_type, result] += 1

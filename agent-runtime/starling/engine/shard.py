@@ -163,6 +163,7 @@ class OwnedShard:
             floors=lambda: self._committer.committed_floors,
         )
         self._overdue = Overdue(self._turns.calling, self.stats, settings.wall)
+        self._turns.on_ended = self._committer.begin
         self._committer.on_due = self._agenda.committed
         self.table.on_round = self._delivery.on_room = self._committer.pace
         self._janitor = Janitor(

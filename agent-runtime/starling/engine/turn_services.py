@@ -71,7 +71,7 @@ class TurnServices(Schedule):
     def waits(self, waiting: int) -> None:
         self._waiting += waiting
         if waiting > 0:
-            self._work.set()
+            self._run_soon()
 
     async def call_at_once(
         self,

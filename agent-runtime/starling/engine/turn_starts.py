@@ -100,26 +100,35 @@ class TurnStarts(TurnEnds):
         self._failed(activation, Turn(self, activation, work, work.envelope), error, 0.0)
 
     async def run(self) -> None:
-        """Run turns until cancelled. Raises what a turn's task raised beyond its handler's errors."""
-        timer = self._settings.timer
-        while True:
-            await self._work.wait()
-            self._work.clear()
-            started = timer()
-            ready = self._ready
-            while ready:
-                if self._failure is not None:
-                    raise self._failure
-                if self._held or self._is_full:
-                    break
+        """Let turns run until cancelled. Raises what a turn raised beyond its handler's errors."""
+        self._serving = serving = self._loop.create_future()
+        self._run_soon()
+        try:
+            await serving
+        finally:
+            self._serving = None
+
+    def _run_ready(self) -> None:
+        """Run the turns that are ready, for a slice of time, and let what they did be committed at once."""
+        self._is_due = False
+        serving = self._serving
+        if serving is None or serving.done():
+            return
+        timer, ready = self._settings.timer, self._ready
+        started = timer()
+        self._is_told = True  # at the end of this
+        try:
+            while ready and self._failure is None and not self._held and not self._is_full:
                 self._turn(ready.pop())
                 if timer() - started > self.SLICE:
-                    self._stats.busy_seconds += timer() - started
-                    await asyncio.sleep(0)
-                    started = timer()
-            self._stats.busy_seconds += timer() - started
-            if self._failure is not None:
-                raise self._failure
+                    self._run_soon()
+                    break
+        except Exception as error:
+            self._failure = error
+        self._stats.busy_seconds += timer() - started
+        self._tell()
+        if self._failure is not None:
+            serving.set_exception(self._failure)
 
     @property
     def _is_full(self) -> bool:

@@ -161,7 +161,7 @@ class Turns(DirectTurns):
     def go_on(self) -> None:
         """Start turns again."""
         self._held = self.stopping
-        self._work.set()
+        self._run_soon()
 
     def running_since(self, when: float) -> set[asyncio.Task[None]]:
         """Turns that have been running since this time of the loop, or for longer."""
