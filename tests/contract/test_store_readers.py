@@ -106,6 +106,61 @@ async def test_room_in_bytes_is_kept_and_one_larger_message_passes_all_the_same(
     await reader.close()
 
 
+@pytest.mark.parametrize("taken", [{*range(60)}, set(), {*range(0, 60, 2)}, {*range(30, 60)}], ids=str)
+async def test_what_is_handed_over_does_not_come_by_reading_and_the_order_holds(
+    world: World, store: Store, taken: set[int]
+) -> None:
+    name, s = await world.stream(store)
+    await _fill(store, f"{s}.a", range(5))
+    reader = await store.reader(name, f"{s}.a", after=0)
+    seen: list[int] = []
+
+    def accept(message: Message) -> bool:
+        number = int(message.data)
+        if number not in taken:
+            return False
+        seen.append(number)
+        return True
+
+    reader.hand_over(accept)
+
+    async def read() -> None:
+        while len(seen) < 60:  # a room of ten: what was handed over must not use it up for good
+            seen.extend(_numbers(list(await reader.read(10, 1 << 20))))
+
+    reading = asyncio.ensure_future(read())
+    try:
+        async with asyncio.timeout(BOUND):
+            while len(seen) < 5:
+                await asyncio.sleep(0.001)
+            await _fill(store, f"{s}.a", range(5, 60))
+            while len(seen) < 60:
+                await asyncio.sleep(0.001)
+    finally:
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    assert seen == list(range(60))
+    assert reader.pending == 0
+    assert has_caught_up(reader)
+    await reader.close()
+
+
+async def test_nothing_is_handed_over_while_nobody_reads(world: World, store: Store) -> None:
+    name, s = await world.stream(store)
+    await _fill(store, f"{s}.a", range(3))
+    reader = await store.reader(name, f"{s}.a", after=0)
+    assert _numbers(await read_until(reader, 3)) == [0, 1, 2]  # with room for more, which comes although nobody reads
+    handed: list[Message] = []
+    reader.hand_over(lambda message: handed.append(message) is None)
+    await _fill(store, f"{s}.a", range(3, 6))
+    async with asyncio.timeout(BOUND):
+        while reader.pending < 3:
+            await asyncio.sleep(0.001)
+    assert _numbers(await read_until(reader, 3)) == [3, 4, 5]
+    assert handed == []
+    await reader.close()
+
+
 async def test_pending_counts_what_has_not_been_delivered(world: World, store: Store) -> None:
     name, s = await world.stream(store)
     await _fill(store, f"{s}.a", range(20))

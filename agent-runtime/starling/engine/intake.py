@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextvars import copy_context
 
 from starling.core import limits
 from starling.core.envelope import Envelope, FrameHeader, open_frame
@@ -58,11 +59,11 @@ class Intake:
         self._queued_bytes = 0
         self._room = asyncio.Event()
         self._gap_since: dict[Source, float] = {}
-        self.moved = asyncio.Event()
-        """Set when something was finished without a turn, so that a commit may be worth while."""
         self.paused = False
         """Set while the shard is too far ahead of its targets or of the table: what is stored waits there."""
         self._reader: Reader | None = None
+        self._problem: Exception | None = None
+        self._context = copy_context()
         self._stored: deque[tuple[int, float]] = deque()
         """Positions above the floor, and when each was stored."""
         self._fresh_after = fresh_after
@@ -74,12 +75,15 @@ class Intake:
     async def run(self) -> None:
         """Read until cancelled."""
         self._reader = await self._store.reader(self._stream, self._subject, after=self.positions.floor)
+        self._reader.hand_over(self._accept)
         timer = self._settings.timer
         try:
             while True:
                 await self._wait_for_room()
                 room = min(self.positions.room, limits.READ_AHEAD_MESSAGES)
                 messages = await self._reader.read(room, limits.READ_AHEAD_BYTES - self._queued_bytes)
+                if self._problem is not None:
+                    raise self._problem
                 started = timer()
                 for message in messages:
                     self._arrived(message)
@@ -89,9 +93,26 @@ class Intake:
             await reader.close()
 
     async def _wait_for_room(self) -> None:
-        while not self.positions.is_open or self._queued_bytes >= limits.READ_AHEAD_BYTES or self.paused:
+        while not self._has_room:
             self._room.clear()
             await self._room.wait()
+
+    @property
+    def _has_room(self) -> bool:
+        return self.positions.is_open and self._queued_bytes < limits.READ_AHEAD_BYTES and not self.paused
+
+    def _accept(self, message: Message) -> bool:
+        """Take a message from the callback of the socket, where there is room: no task is woken for it."""
+        if not self._has_room or self._problem is not None:
+            return False
+        started = self._settings.timer()
+        try:
+            self._context.run(self._arrived, message)
+        except Exception as problem:  # `run` raises it
+            self._problem = problem
+            return False
+        self._stats.busy_seconds += self._settings.timer() - started
+        return True
 
     @property
     def lag(self) -> int:
@@ -146,7 +167,6 @@ class Intake:
             source, number, counts = self._judge(message)
             if not counts:
                 self.positions.arrive(message.sequence, 0, None, 0)
-                self.moved.set()
                 return
         else:
             source, number = None, 0
@@ -162,8 +182,6 @@ class Intake:
             return
         position, already = self.positions.arrive(message.sequence, len(maps), source, number)
         self._settings.passed(Point.ACCEPTED)
-        if not maps:
-            self.moved.set()
         size_bytes = len(message.data) // max(1, len(maps))
         for index, value in enumerate(maps):
             if index in already:

@@ -141,7 +141,15 @@ class Reader(Protocol):
         """Wait for at least one message and return what has come, at most about `messages` and `size_bytes`.
 
         The numbers are the caller's free room: what the store may have under way never exceeds it.
-        Not to be called by two tasks at once. Cancelling loses nothing.
+        Not to be called by two tasks at once. Cancelling loses nothing. Empty only after `hand_over`, when the room is
+        used up by what was handed over meanwhile.
+        """
+        ...
+
+    def hand_over(self, accept: Callable[[Message], bool]) -> None:
+        """Offer each message to `accept` first, where it arrives, while `read` waits for it.
+
+        True: it is taken, and does not come by `read`. `accept` must neither wait nor raise.
         """
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ class MemoryReader:
         """Sequence of the last message that was there at the opening and has not been delivered, 0 after that."""
         self._removals = self._contents.removals
         self._waiter: asyncio.Future[None] | None = None
+        self._accept: Callable[[Message], bool] | None = None
         self._closed = False
         # With weather, messages up to this sequence have reached us.
         self._reached = 0
@@ -79,9 +80,19 @@ class MemoryReader:
         self.wake()
 
     def wake(self) -> None:
-        """Let a waiting read look again."""
-        if self._waiter is not None and not self._waiter.done():
+        """Let a waiting read look again, unless all that has come is handed over."""
+        if self._waiter is not None and not self._waiter.done() and not self._is_handed_over():
             self._waiter.set_result(None)
+
+    def _is_handed_over(self) -> bool:
+        if self._accept is None or self._stream.deleted or self._closed or self._store.is_closed:
+            return False
+        self._prune()
+        while self._has_next:
+            if not self._accept(self._queue[0]):
+                return False
+            self._delivered(self._queue.popleft())
+        return True
 
     # -- the caller's side
 
@@ -100,21 +111,31 @@ class MemoryReader:
             finally:
                 self._waiter = None
 
+    def hand_over(self, accept: Callable[[Message], bool]) -> None:
+        """See the port."""
+        self._accept = accept
+
     def _take(self, messages: int, size_bytes: int) -> list[Message]:
         self._prune()
         queue = self._queue
         batch: list[Message] = []
-        while queue and len(batch) < messages:
-            message = queue[0]
-            if self._weather is not None and message.sequence > self._reached:
-                break
-            size_bytes -= _size(message)
+        while self._has_next and len(batch) < messages:
+            size_bytes -= _size(queue[0])
             if size_bytes < 0 and batch:
                 break
             batch.append(queue.popleft())
-        if batch and batch[-1].sequence >= self._end:
-            self._end = 0
+        if batch:
+            self._delivered(batch[-1])
         return batch
+
+    @property
+    def _has_next(self) -> bool:
+        """Whether a message has reached us."""
+        return bool(self._queue) and (self._weather is None or self._queue[0].sequence <= self._reached)
+
+    def _delivered(self, message: Message) -> None:
+        if message.sequence >= self._end:
+            self._end = 0
 
     def _prune(self) -> None:
         """Forget messages that were removed from the stream before they were delivered."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from starling.adapters.nats import wire
@@ -45,6 +45,8 @@ class NatsReader:
         self._subscribed: Subscribed | None = None
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
+        self._accept: Callable[[Message], bool] | None = None
+        self._handed_over = False  # something, since `read` was called
         # Where we are
         self._position = -1 if after is None else after
         self._last_values = after is None
@@ -77,7 +79,10 @@ class NatsReader:
 
     async def read(self, messages: int, size_bytes: int) -> Sequence[Message]:
         """See the port. Raises UnknownPool when the stream is gone; waits on while the server is."""
+        self._handed_over = False
         while not self._buffer:
+            if self._handed_over and not self._open:
+                return []
             if not self._consumer.is_good:
                 await self._make_anew()
             if not self._open:
@@ -88,6 +93,10 @@ class NatsReader:
         if not self._open and 0 < messages <= 2 * free and 0 < size_bytes <= 2 * free_bytes and self._consumer.is_good:
             await self._ask(free, free_bytes)
         return self._take(messages, size_bytes)
+
+    def hand_over(self, accept: Callable[[Message], bool]) -> None:
+        """See the port."""
+        self._accept = accept
 
     @property
     def pending(self) -> int:
@@ -216,13 +225,18 @@ class NatsReader:
             self._position = sequence
             headers = message.headers
             stored = Message(message.subject, sequence, message.data, headers, int(tokens[at + 4]) / 1e9)
-            self._buffer.append(stored)
-            self._buffered_bytes += _size(stored)
+            waiter = self._waiter
+            if self._accept is not None and waiter is not None and not waiter.done() and self._accept(stored):
+                self._handed_over = True
+                self._owed -= 1
+            else:
+                self._buffer.append(stored)
+                self._buffered_bytes += _size(stored)
         if self._owed > 0:
             self._owed = min(self._owed, beyond + len(self._buffer))
         if self._last_values and not beyond:
             self._now_all(sequence)
-        if self._waiter is not None:
+        if self._buffer or not self._open:
             self._wake()
 
     def _status(self, message: Msg) -> None:
