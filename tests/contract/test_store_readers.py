@@ -151,7 +151,12 @@ async def test_nothing_is_handed_over_while_nobody_reads(world: World, store: St
     reader = await store.reader(name, f"{s}.a", after=0)
     assert _numbers(await read_until(reader, 3)) == [0, 1, 2]  # with room for more, which comes although nobody reads
     handed: list[Message] = []
-    reader.hand_over(lambda message: handed.append(message) is None)
+
+    def accept(message: Message) -> bool:
+        handed.append(message)
+        return True
+
+    reader.hand_over(accept)
     await _fill(store, f"{s}.a", range(3, 6))
     async with asyncio.timeout(BOUND):
         while reader.pending < 3:

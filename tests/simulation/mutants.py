@@ -102,7 +102,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "an unknown commit is taken for stored",
         "M4",
         lambda: edited(
-            Journal.append,
+            Journal.ended,
             ('raise OutcomeUnknown(f"{self._stream}: {answer.text}")', "self.last += 1; return self.last"),
         ),
     ),
@@ -172,14 +172,15 @@ MUTANTS: tuple[Mutant, ...] = (
         "delivery before the commit",
         "M5",
         lambda: edited(
-            Committer._store_turns,
+            Committer._send,
             (
-                "        await self._append(record)\n",
-                "        for frame in batch.frames:\n"
-                "            early = __import__('starling.core.outbox').core.outbox.Sending(frame, FrameRef(0, 0))\n"
-                "            subject, headers = self._delivery._address(early)\n"
-                "            await self._store.publish(subject, frame.body, headers)\n"
-                "        await self._append(record)\n",
+                "            answer = asyncio.ensure_future(self._journal.send(record))\n",
+                "            for frame in () if batch is None else batch.frames:\n"
+                "                sending = __import__('starling.core.outbox').core.outbox.Sending\n"
+                "                early = sending(frame, FrameRef(0, 0))\n"
+                "                subject, headers = self._delivery._address(early)\n"
+                "                asyncio.ensure_future(self._store.publish(subject, frame.body, headers))\n"
+                "            answer = asyncio.ensure_future(self._journal.send(record))\n",
             ),
         ),
     ),
