@@ -195,7 +195,7 @@ class Schedule:
     def stored(self, size_bytes: int) -> None:
         """So much of what turns have left is stored."""
         if self.unstored_bytes > limits.UNSTORED_BYTES:
-            self._work.set()
+            self._run_soon()
         self.unstored_bytes -= size_bytes
 
     def outbox_is_full(self, is_full: bool) -> None:
