@@ -37,7 +37,7 @@ from starling.local_mesh import LocalMesh
 from starling.node.states import RunState
 from starling.node.worker import Identity, Worker
 from starling.offload import close_offload
-from starling.ports.store import Store
+from starling.ports.store import Compression, Store
 from starling.provision import (
     PoolStreams,
     provision_mesh,
@@ -74,16 +74,20 @@ def local(
     nats: str | None = None,
     credentials: Path | None = None,
     mesh: str = MESH,
+    compression: Compression = "none",
 ) -> LocalRuntime:
     """Return a runtime with these agents registered, to be entered with `async with`, or started.
 
     subscriptions: topic type to the agent class, or classes, that hear it, or a list of what `starling.topics.prefix`
     and its like return; before_start: what a call does while the runtime does not run: wait for it within its own
     timeout, or fail at once. nats: address of a server that keeps what agents have, instead of this process's memory,
-    with a credentials file if it wants one; one process at a time runs the mesh of this name there. Raises SpecError.
+    with a credentials file if it wants one; one process at a time runs the mesh of this name there. compression: s2
+    lets that server pack its files. Raises SpecError.
     """
     over_nats = None if nats is None else _over_nats(nats, credentials)
-    runtime = LocalRuntime(before_start=before_start, shards=shards, retry=retry, connect=over_nats, mesh=mesh)
+    runtime = LocalRuntime(
+        before_start=before_start, shards=shards, retry=retry, connect=over_nats, mesh=mesh, compression=compression
+    )
     for cls in agents:
         runtime.register(cls)
     for row in subscriptions_of(subscriptions):
@@ -102,10 +106,11 @@ class LocalRuntime:
         retry: RetryPolicy | None = None,
         connect: Callable[[str], Store | Awaitable[Store]] | None = None,
         mesh: str = MESH,
+        compression: Compression = "none",
     ) -> None:
         """connect: makes a connection of this name to another store than one in memory, of which nobody else knows.
 
-        mesh: name of the mesh in that store.
+        mesh: name of the mesh in that store. compression: of its streams.
         """
         if before_start not in ("wait", "fail"):
             raise SpecError("before_start", f"is {before_start!r}; give 'wait' or 'fail'")
@@ -116,6 +121,7 @@ class LocalRuntime:
         self._outlives = connect is not None
         """Whether what is stored may outlive this process: then no caller has an answer before its record is stored."""
         self._mesh_name = mesh
+        self._streams = PoolStreams(POOL, shards=shards, compression=compression)
         self._process = f"{random.getrandbits(32):08x}"
         self._agents: dict[str, AgentDefinition] = {}
         self._bound: dict[AgentId, Agent[Any]] = {}
@@ -243,9 +249,7 @@ class LocalRuntime:
         admin = await self._connected("local")
         ends.push_async_callback(admin.close)
         await provision_mesh(admin, self._mesh_name)
-        incarnation = await provision_pool(
-            admin, self._mesh_name, PoolStreams(POOL, shards=self._shards), known=None, chance=random.Random()
-        )
+        incarnation = await provision_pool(admin, self._mesh_name, self._streams, known=None, chance=random.Random())
         over, before = await read_map(admin, self._mesh_name, POOL)
         revision = before.rev + 1 if before is not None else 1
         owned = dict.fromkeys(map(ShardId, range(self._shards)), POD)

@@ -28,7 +28,18 @@ from starling.core.names import (
 from starling.core.record import Kind, Record, born
 from starling.core.routes import ROUTES_KEY, Routes
 from starling.errors import JournalLost, OutcomeUnknown
-from starling.ports.store import Compression, Expect, Refused, Store, Stored, StreamInfo, StreamSpec, is_removal
+from starling.ports.store import (
+    BucketSpec,
+    Compression,
+    Expect,
+    Refused,
+    Storage,
+    Store,
+    Stored,
+    StreamInfo,
+    StreamSpec,
+    is_removal,
+)
 
 MARKER_TTL = 60.0
 ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -45,14 +56,17 @@ class PoolStreams:
     mailbox_bytes: int = limits.MAILBOX_MAX_BYTES
     dedupe_window: float = limits.DEDUPE_WINDOW
     compression: Compression = "none"
+    storage: Storage = "file"
 
 
 async def provision_mesh(store: Store, mesh: str, *, replicas: int = 1) -> None:
     """Make the buckets of a mesh; nothing happens to those that are there."""
     names = MeshNames(mesh)
-    await store.ensure_bucket(names.maps, replicas=replicas)
-    await store.ensure_bucket(names.members, ttl=limits.MEMBER_TTL, marker_ttl=MARKER_TTL, replicas=replicas)
-    await store.ensure_bucket(names.routes, replicas=replicas)
+    await store.ensure_bucket(BucketSpec(names.maps, replicas=replicas))
+    await store.ensure_bucket(
+        BucketSpec(names.members, ttl=limits.MEMBER_TTL, marker_ttl=MARKER_TTL, replicas=replicas)
+    )
+    await store.ensure_bucket(BucketSpec(names.routes, replicas=replicas))
 
 
 async def provision_pool(
@@ -69,7 +83,15 @@ async def provision_pool(
     for name, info in infos.items():
         _check(name, info, incarnation, known)
     metadata = ((INCARNATION_METADATA, incarnation),)
-    await store.ensure_bucket(names.table, marker_ttl=MARKER_TTL, replicas=spec.replicas, compression=spec.compression)
+    await store.ensure_bucket(
+        BucketSpec(
+            names.table,
+            marker_ttl=MARKER_TTL,
+            replicas=spec.replicas,
+            compression=spec.compression,
+            storage=spec.storage,
+        )
+    )
     await store.ensure_stream(dead_letter_stream(names, spec))
     await store.ensure_stream(large_objects(names, spec))
     for shard in map(ShardId, range(spec.shards)):
@@ -118,6 +140,7 @@ def shard_streams(
         subjects=(names.journal_subject(shard),),
         replicas=spec.replicas,
         compression=spec.compression,
+        storage=spec.storage,
         metadata=metadata,
     )
     mailbox = StreamSpec(
@@ -130,6 +153,7 @@ def shard_streams(
         duplicate_window=spec.dedupe_window,
         replicas=spec.replicas,
         compression=spec.compression,
+        storage=spec.storage,
         metadata=metadata,
     )
     return journal, mailbox
@@ -145,6 +169,7 @@ def dead_letter_stream(names: PoolNames, spec: PoolStreams) -> StreamSpec:
         duplicate_window=120.0,
         replicas=spec.replicas,
         compression=spec.compression,
+        storage=spec.storage,
     )
 
 
@@ -157,6 +182,7 @@ def large_objects(names: PoolNames, spec: PoolStreams) -> StreamSpec:
         discard_new=True,
         replicas=spec.replicas,
         compression=spec.compression,
+        storage=spec.storage,
     )
 
 

@@ -30,6 +30,7 @@ def streams_of(pool: AgentPool) -> PoolStreams:
         mailbox_limit=spec.streams.mailbox_limit,
         mailbox_bytes=spec.streams.mailbox_bytes,
         compression=spec.streams.compression.value,
+        storage=spec.streams.storage.value,
     )
 
 

@@ -13,7 +13,7 @@ from starling.adapters.nats import EmbeddedServer, connect
 from starling.adapters.nats.server import binary, cluster
 from starling.core.names import bucket_stream
 from starling.errors import RetryLater, SpecError
-from starling.ports.store import Answer, Message, Reader, Store, StreamSpec, Unknown
+from starling.ports.store import Answer, BucketSpec, Message, Reader, Store, StreamSpec, Unknown
 
 Connector = Callable[[str], Awaitable[Store]]
 
@@ -57,7 +57,7 @@ class World:
         """Make a bucket and return its name and its stream's."""
         bucket = self.name("b")
         self._streams.append(bucket_stream(bucket))
-        await store.ensure_bucket(bucket, replicas=self.replicas, **limits)
+        await store.ensure_bucket(BucketSpec(bucket, replicas=self.replicas, **limits))
         return bucket, bucket_stream(bucket)
 
     def remove_later(self, stream: str) -> None:

@@ -8,8 +8,8 @@ from typing import Final
 
 import pytest
 from starling.core.names import bucket_subject
-from starling.errors import UnknownPool, Unreachable
-from starling.ports.store import Compression, Expect, Refused, Signal, Store, Stored, StreamSpec
+from starling.errors import SpecError, UnknownPool, Unreachable
+from starling.ports.store import BucketSpec, Compression, Expect, Refused, Signal, Store, Stored, StreamSpec
 
 from .conftest import BOUND, World, is_connected, put, read_until
 
@@ -115,7 +115,7 @@ async def test_a_bucket_keeps_one_value_a_key(world: World, store: Store) -> Non
 async def test_a_bucket_may_be_ensured_again(world: World, store: Store) -> None:
     bucket, stream = await world.bucket(store, ttl=10.0, marker_ttl=60.0)
     await put(store, bucket_subject(bucket, "k"), b"1")
-    await store.ensure_bucket(bucket, ttl=10.0, marker_ttl=60.0)
+    await store.ensure_bucket(BucketSpec(bucket, ttl=10.0, marker_ttl=60.0))
     info = await store.stream_info(stream)
     assert info is not None
     assert info.messages == 1
@@ -287,3 +287,18 @@ async def kept(store: Store, stream: str) -> str:
     info = await store.stream_info(stream)
     assert info is not None
     return info.compression
+
+
+async def test_a_streams_storage_is_for_life(world: World, store: Store) -> None:
+    name, subject = await world.stream(store, storage="memory")
+    info = await store.stream_info(name)
+    assert info is not None
+    assert info.storage == "memory"
+    with pytest.raises(SpecError, match="storage"):
+        await store.ensure_stream(StreamSpec(name=name, subjects=(f"{subject}.>",), replicas=world.replicas))
+    bucket, stream = await world.bucket(store)
+    found = await store.stream_info(stream)
+    assert found is not None
+    assert (found.storage, found.name) == ("file", stream)
+    with pytest.raises(SpecError, match="storage"):
+        await store.ensure_bucket(BucketSpec(bucket, replicas=world.replicas, storage="memory"))

@@ -12,6 +12,7 @@ from starling.core.names import bucket_stream, bucket_subject
 from starling.errors import SpecError, Unreachable
 from starling.ports.store import (
     Answer,
+    BucketSpec,
     Reader,
     Signal,
     Stored,
@@ -204,7 +205,7 @@ async def test_a_waiting_reader_hears_the_first_message_after_a_restart(
 
 
 async def test_last_values_go_on_over_a_restart(private_nats: EmbeddedServer, store: NatsStore) -> None:
-    await store.ensure_bucket("b")
+    await store.ensure_bucket(BucketSpec("b"))
     for key in range(10):
         await _put(store, bucket_subject("b", str(key)), str(key).encode())
     reader = await store.reader(bucket_stream("b"), bucket_subject("b", ">"), after=None)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import starling
 from starling import LocalRuntime
 from starling.adapters.nats import EmbeddedServer, connect
+from starling.core.ids import ShardId
 from starling.core.names import MeshNames, bucket_stream
 from starling.local_runtime import POOL
 from starling.provision import remove_pool
@@ -58,3 +60,24 @@ async def test_the_server_keeps_what_agents_have_for_the_next_process(
             assert (await agent.balance(AskBalance(), timeout=30.0)).amount == before
             await one_process.send(starling.AgentId("account", "kept"), PaidIn(5))
             assert (await agent.balance(AskBalance(), timeout=30.0)).amount == before + 5
+
+
+@pytest.mark.row("RT-92", part="compression of streams for agents in one process, off by default")
+async def test_the_server_packs_its_files_for_a_process_that_asks_for_it(
+    nats_server: EmbeddedServer, mesh_name: str
+) -> None:
+    agents: Any = {"shards": SHARDS, "nats": nats_server.url, "mesh": mesh_name}
+    store = await connect(nats_server.url, name="test")
+    journal = MeshNames(mesh_name).pool(POOL).journal(ShardId(0))
+    try:
+        async with starling.local(RunsAccount, **agents):
+            info = await store.stream_info(journal)
+            assert info is not None
+            assert info.compression == "none"
+        async with starling.local(RunsAccount, compression="s2", **agents) as one_process:
+            assert (await one_process.agent(RunsAccount, "kept").balance(AskBalance(), timeout=30.0)).amount == 0
+            info = await store.stream_info(journal)
+            assert info is not None
+            assert info.compression == "s2"
+    finally:
+        await store.close()

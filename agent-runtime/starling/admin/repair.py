@@ -251,9 +251,9 @@ async def carry_out(store: Store, mesh: str, route: PoolRoute, repair: Repair) -
     Raises OutcomeUnknown when somebody else wrote meanwhile, Unreachable: plan it again then.
     """
     names = MeshNames(mesh).pool(route.pool)
-    replicas = await _replicas(store, names)
+    streams = await _streams(store, names, route)
     metadata = ((INCARNATION_METADATA, route.incarnation),)
-    journal, mailbox = shard_streams(names, repair.shard, PoolStreams(route.pool, route.shards, replicas), metadata)
+    journal, mailbox = shard_streams(names, repair.shard, streams, metadata)
     if repair.mailbox_is_new:
         await store.delete_stream(mailbox.name)
         await store.ensure_stream(replace(mailbox, first_sequence=max(repair.floors.values(), default=0) + 1))
@@ -280,7 +280,15 @@ async def carry_out(store: Store, mesh: str, route: PoolRoute, repair: Repair) -
     log.warning("journal made anew", extra={"shard": repair.shard, "first": answer.sequence})
 
 
-async def _replicas(store: Store, names: PoolNames) -> int:
-    """As many replicas as the table has."""
-    info = await store.stream_info(bucket_stream(names.table))
-    return info.replicas if info else 1
+async def _streams(store: Store, names: PoolNames, route: PoolRoute) -> PoolStreams:
+    """What the pool's streams are to look like: as the table, and a mailbox that is there, say."""
+    found = PoolStreams(route.pool, route.shards)
+    table = await store.stream_info(bucket_stream(names.table))
+    if table is not None:
+        found = replace(found, replicas=table.replicas, compression=table.compression, storage=table.storage)
+    for shard in map(ShardId, range(route.shards)):
+        mailbox = await store.stream_info(names.mailbox(shard))
+        if mailbox is not None and mailbox.max_messages_per_subject and mailbox.max_bytes:
+            most, size_bytes = mailbox.max_messages_per_subject, mailbox.max_bytes
+            return replace(found, mailbox_limit=most, mailbox_bytes=size_bytes)
+    return found

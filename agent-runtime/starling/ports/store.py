@@ -10,10 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
+from starling.core.names import bucket_stream, bucket_subject
+
 Headers = Mapping[str, str]
 
 Compression = Literal["none", "s2"]
 """What the store does to messages that it writes to its files; readers see nothing of it."""
+Storage = Literal["file", "memory"]
+"""Where the store keeps messages, for the life of a stream."""
 
 
 class Expect(NamedTuple):
@@ -101,10 +105,41 @@ class StreamSpec:
     """How long the marker stays that takes the place of an expired last value; None: no markers."""
     replicas: int = 1
     compression: Compression = "none"
+    storage: Storage = "file"
     direct: bool = True
     metadata: tuple[tuple[str, str], ...] = ()
     first_sequence: int = 1
     """Of a stream that is made anew; nothing to one that is there."""
+
+
+@dataclass(frozen=True, slots=True)
+class BucketSpec:
+    """A stream for last values, one message a key (a KV bucket), as we want it.
+
+    ttl: keys expire so many seconds after their last write, and readers of the stream then get a message with the
+    marker header, which stays for `marker_ttl` seconds. None: they do not.
+    """
+
+    bucket: str
+    ttl: float | None = None
+    marker_ttl: float | None = None
+    replicas: int = 1
+    compression: Compression = "none"
+    storage: Storage = "file"
+
+    def stream(self) -> StreamSpec:
+        """Return the stream behind it."""
+        return StreamSpec(
+            name=bucket_stream(self.bucket),
+            subjects=(bucket_subject(self.bucket, ">"),),
+            max_messages_per_subject=1,
+            max_age=self.ttl,
+            discard_new=True,
+            marker_ttl=self.marker_ttl,
+            replicas=self.replicas,
+            compression=self.compression,
+            storage=self.storage,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +160,8 @@ class StreamInfo:
     duplicate_window: float = 0.0
     """Seconds in which a repeated message id counts once."""
     replicas: int = 1
-    compression: str = "none"
+    compression: Compression = "none"
+    storage: Storage = "file"
     time: float = 0.0
     """The store's clock when it answered, seconds since 1970."""
 
@@ -228,17 +264,8 @@ class Store(Protocol):
         """Return what the stream holds, None when there is none."""
         ...
 
-    async def ensure_bucket(
-        self,
-        bucket: str,
-        *,
-        ttl: float | None = None,
-        marker_ttl: float | None = None,
-        replicas: int = 1,
-        compression: Compression = "none",
-    ) -> None:
-        """Make a stream for last values, one message a key (a KV bucket). ttl: keys expire so many seconds after their
-        last write, and readers of the stream then get a message with the marker header."""
+    async def ensure_bucket(self, spec: BucketSpec) -> None:
+        """Make the bucket; an existing one gets the limits of `spec`, its data stays."""
         ...
 
     # Core messages

@@ -13,6 +13,7 @@ from starling.core.membership import ShardMap
 from starling.core.names import MeshNames, bucket_stream, object_stream
 from starling.core.retry import RetryPolicy
 from starling.errors import Fenced
+from starling.ports.store import StreamInfo
 from starling_operator.api import AgentSubscription, parse
 
 from tests.integration.control.pods import SHARDS, World, is_whole, pool, target, world
@@ -202,26 +203,40 @@ async def test_routes_are_written_once_and_say_what_leads_nowhere(mesh: World) -
     await mesh.mesh.remove("others", SHARDS, data=True)
 
 
+async def streams(mesh: World, pool: str = "tickers") -> list[StreamInfo]:
+    """All streams of a pool."""
+    names = MeshNames(mesh.mesh.mesh).pool(PoolName(pool))
+    made = [names.dead_letters, bucket_stream(names.table), object_stream(names.objects)]
+    made += [name for n in range(SHARDS) for name in (names.mailbox(ShardId(n)), names.journal(ShardId(n)))]
+    found = [await mesh.mesh._store.stream_info(name) for name in made]
+    assert None not in found
+    return [info for info in found if info is not None]
+
+
 async def compressions(mesh: World) -> set[str]:
-    """How the streams of the pool are compressed, all of them."""
-    names = MeshNames(mesh.mesh.mesh).pool(PoolName("tickers"))
-    streams = [names.dead_letters, bucket_stream(names.table), object_stream(names.objects)]
-    streams += [name for n in range(SHARDS) for name in (names.mailbox(ShardId(n)), names.journal(ShardId(n)))]
-    found = [await mesh.mesh._store.stream_info(name) for name in streams]
-    return {"missing" if info is None else info.compression for info in found}
+    """How the streams of the pool are compressed."""
+    return {info.compression for info in await streams(mesh)}
 
 
 @pytest.mark.row("RT-92", part="compression of streams: a setting of the pool, off by default")
 async def test_a_pools_streams_are_compressed_when_it_asks_for_that_and_not_before(mesh: World) -> None:
     await mesh.control.route([pool()], [])
     assert await compressions(mesh) == {"none"}
-    streams = {"maxBytes": "16Mi", "compression": "s2", "largeCompression": "zstd"}
-    await mesh.control.route([pool(streams=streams)], [])
+    packed = {"maxBytes": "16Mi", "compression": "s2", "largeCompression": "zstd"}
+    await mesh.control.route([pool(streams=packed)], [])
     assert await compressions(mesh) == {"s2"}
     _, table = await mesh.mesh.routes()
     assert table.pools[PoolName("tickers")].large_compression == "zstd"
     await mesh.control.route([pool()], [])
     assert await compressions(mesh) == {"none"}
+
+
+async def test_a_pools_streams_are_where_it_says(mesh: World) -> None:
+    agents = [{"type": "other", "entrypoint": "pods:Ticker"}]
+    await mesh.control.route([pool("fleeting", agents=agents, streams={"maxBytes": "1Mi", "storage": "memory"})], [])
+    assert {info.storage for info in await streams(mesh, "fleeting")} == {"memory"}
+    assert {info.storage for info in await streams(mesh)} == {"file"}
+    await mesh.mesh.remove("fleeting", SHARDS, data=True)
 
 
 async def test_a_subscriptions_delivery_is_in_the_route_table_by_field_over_the_pools(mesh: World) -> None:

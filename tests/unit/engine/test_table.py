@@ -15,7 +15,7 @@ from starling.core.record import Cell, Kind, Record, born
 from starling.engine.journal import Journal
 from starling.engine.table import QUIET, ROUND, WRITES_A_ROUND, Table
 from starling.errors import Fenced, JournalLost, Unreachable
-from starling.ports.store import StreamSpec
+from starling.ports.store import BucketSpec, StreamSpec
 
 from tests.simulation.loop import VirtualLoop, run
 
@@ -58,7 +58,7 @@ class World:
         self.last = 1
 
     async def ready(self) -> None:
-        await self.admin.ensure_bucket(NAMES.table)
+        await self.admin.ensure_bucket(BucketSpec(NAMES.table))
         await self.admin.ensure_stream(StreamSpec(NAMES.journal(SHARD), (NAMES.journal_subject(SHARD),)))
         await (await self.admin.publish(NAMES.journal_subject(SHARD), born("i").encode()))
 

@@ -84,11 +84,14 @@ class MemoryServer:
             raise UnknownPool(f"there is no stream {name}") from None
 
     def ensure(self, spec: StreamSpec) -> bool:
-        """Create or update a stream; True when it is new. Raises SpecError when its subjects are another stream's."""
+        """Create or update a stream; True when it is new. Raises SpecError when its subjects are another stream's, or
+        when it is there in another kind of storage."""
         self._check_subjects(spec)
         self._stream_of.clear()
         existing = self.streams.get(spec.name)
         if existing is not None:
+            if existing.spec.storage != spec.storage:
+                raise SpecError(f"stream {spec.name}", "its storage can not be changed")
             existing.update(spec)
             return False
         lagging = self.weather is not None

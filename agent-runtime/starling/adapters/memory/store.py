@@ -11,11 +11,10 @@ from starling.adapters.memory.contents import Contents, header_bytes
 from starling.adapters.memory.reader import MemoryReader
 from starling.adapters.memory.stream import MemoryStream
 from starling.core import limits
-from starling.core.names import bucket_stream, bucket_subject
 from starling.errors import SpecError, Unreachable
 from starling.ports.store import (
     Answer,
-    Compression,
+    BucketSpec,
     Expect,
     Headers,
     LastValues,
@@ -230,26 +229,8 @@ class MemoryStore:
 
         return await self._request(look)
 
-    async def ensure_bucket(
-        self,
-        bucket: str,
-        *,
-        ttl: float | None = None,
-        marker_ttl: float | None = None,
-        replicas: int = 1,
-        compression: Compression = "none",
-    ) -> None:
-        spec = StreamSpec(
-            name=bucket_stream(bucket),
-            subjects=(bucket_subject(bucket, ">"),),
-            max_messages_per_subject=1,
-            max_age=ttl,
-            discard_new=True,
-            marker_ttl=marker_ttl,
-            replicas=replicas,
-            compression=compression,
-        )
-        await self.ensure_stream(spec)
+    async def ensure_bucket(self, spec: BucketSpec) -> None:
+        await self.ensure_stream(spec.stream())
 
     async def remove(self, stream: str, sequence: int) -> bool:
         return await self._request(lambda: self._server.stream(stream).take_out(sequence))

@@ -233,6 +233,7 @@ class MemoryStream:
             duplicate_window=self._window,
             replicas=self.spec.replicas,
             compression=self.spec.compression,
+            storage=self.spec.storage,
             time=self._wall(),
         )
 

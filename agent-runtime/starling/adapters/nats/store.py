@@ -18,7 +18,7 @@ from starling.adapters.nats.streams import Streams
 from starling.errors import SpecError, Unreachable
 from starling.ports.store import (
     Answer,
-    Compression,
+    BucketSpec,
     Expect,
     Headers,
     LastValues,
@@ -134,18 +134,8 @@ class NatsStore:
     async def stream_info(self, name: str) -> StreamInfo | None:
         return await self._streams.info(name)
 
-    async def ensure_bucket(
-        self,
-        bucket: str,
-        *,
-        ttl: float | None = None,
-        marker_ttl: float | None = None,
-        replicas: int = 1,
-        compression: Compression = "none",
-    ) -> None:
-        await self._streams.ensure_bucket(
-            bucket, ttl=ttl, marker_ttl=marker_ttl, replicas=replicas, compression=compression
-        )
+    async def ensure_bucket(self, spec: BucketSpec) -> None:
+        await self._streams.ensure_bucket(spec)
 
     async def signal(self, subject: str, data: bytes = b"", reply: str = "") -> None:
         await self._connection.send(subject, data, reply)

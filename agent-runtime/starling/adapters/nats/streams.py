@@ -7,9 +7,8 @@ from typing import Any, Final
 
 from starling.adapters.nats import wire
 from starling.adapters.nats.requests import ApiError, Requests
-from starling.core.names import bucket_stream, bucket_subject
 from starling.errors import MeshError, SpecError, UnknownPool, Unreachable
-from starling.ports.store import Compression, StreamInfo, StreamSpec
+from starling.ports.store import BucketSpec, StreamInfo, StreamSpec
 
 _NANOSECONDS: Final = 1_000_000_000
 _DEFAULT_DUPLICATE_WINDOW: Final = 120.0
@@ -30,21 +29,9 @@ class Streams:
         """See `Store.ensure_stream`. Metadata that an existing stream has is kept, what it lacks is added."""
         return await self._ensure(_config(spec))
 
-    async def ensure_bucket(
-        self, bucket: str, *, ttl: float | None, marker_ttl: float | None, replicas: int, compression: Compression
-    ) -> None:
+    async def ensure_bucket(self, spec: BucketSpec) -> None:
         """See `Store.ensure_bucket`."""
-        spec = StreamSpec(
-            name=bucket_stream(bucket),
-            subjects=(bucket_subject(bucket, ">"),),
-            max_messages_per_subject=1,
-            max_age=ttl,
-            discard_new=True,
-            marker_ttl=marker_ttl,
-            replicas=replicas,
-            compression=compression,
-        )
-        await self._ensure(_config(spec) | {"allow_rollup_hdrs": True, "deny_delete": True})
+        await self._ensure(_config(spec.stream()) | {"allow_rollup_hdrs": True, "deny_delete": True})
 
     async def delete(self, name: str) -> None:
         """Delete; nothing happens when there is none."""
@@ -82,6 +69,7 @@ class Streams:
             duplicate_window=config.get("duplicate_window", 0) / _NANOSECONDS,
             replicas=config.get("num_replicas", 1),
             compression=config.get("compression", "none"),
+            storage=config["storage"],
             time=datetime.fromisoformat(found["ts"]).timestamp(),
         )
 
@@ -154,7 +142,7 @@ def _config(spec: StreamSpec) -> dict[str, Any]:
         "name": spec.name,
         "subjects": list(spec.subjects),
         "retention": "limits",
-        "storage": "file",
+        "storage": spec.storage,
         "num_replicas": spec.replicas,
         "compression": spec.compression,
         "max_msgs_per_subject": _limit(spec.max_messages_per_subject),
