@@ -8,7 +8,7 @@ import random
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, Final
 
 from starling.client import Mesh, connect
@@ -202,11 +202,16 @@ class Load:
         """How much all counters have counted, once they have handled what waits for them."""
         return {"counted": await counted(self.mesh, keys)}
 
-    async def first_messages(self, messages: int, first: int = 0, in_flight: int = 4000) -> dict[str, float]:
-        """One message to each of so many keys, none of which had one before."""
+    async def first_messages(
+        self, messages: int, first: int = 0, in_flight: int = 4000, per_second: float = 0.0
+    ) -> dict[str, float]:
+        """One message to each of so many keys, none of which had one before. per_second: 0 as fast as they go."""
         rows = ((ADD(f"m{first + number}"), Add(), None) for number in range(messages))
         started = time.perf_counter()
-        await self.mesh.publish_all(rows, in_flight=in_flight, timeout=120.0)
+        at_once = max(1, int(per_second / 50)) if per_second else messages
+        for sent in range(0, messages, at_once):
+            await asyncio.sleep(sent / per_second - (time.perf_counter() - started) if sent else 0.0)
+            await self.mesh.publish_all(islice(rows, at_once), in_flight=in_flight, timeout=120.0)
         return {"stored_per_second": messages / (time.perf_counter() - started)}
 
     async def paced(self, per_second: float, seconds: float, keys: int = 1000) -> dict[str, float]:

@@ -56,6 +56,8 @@ _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 _REPLY: Final = re.compile(r"[!-)+-=?-~]{1,255}")  # a subject: printable, without space, * and >
 _MOST_DIGITS: Final = 18
 _MOST_SHAPES: Final = 1024
+KNOWN_AGENTS: Final = 16_384
+"""Agents seen lately whose ids are kept, about 230 bytes each."""
 
 pack: Final[Callable[[Any], bytes]] = msgpack.Packer().pack
 """One packer for all: `msgpack.packb` makes one each time, which costs as much as a small envelope."""
@@ -218,7 +220,7 @@ def known_agent(kind: str, key: str) -> AgentId:
     except TypeError:
         return AgentId(kind, key)  # says what is wrong with it
     if found is None:
-        if len(_agents) >= 65_536:
+        if len(_agents) >= KNOWN_AGENTS:
             _agents.clear()
         found = _agents[(kind, key)] = AgentId(kind, key)
     return found

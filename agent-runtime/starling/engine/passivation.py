@@ -24,13 +24,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK: Final = 1.0
+LOOK: Final = 0.25
 """Seconds between looks for agents that have been idle for long enough."""
 MEMORY_LOOK: Final = 3.0
 PRESSURE: Final = 0.80
 RELIEF: Final = 0.75
 BATCH: Final = 256
-"""Agents that leave before the loop, or another look at the memory, gets a chance."""
+"""Agents that leave before another look at the memory."""
+EXPIRING: Final = 1024
+"""Agents that leave before the loop gets a chance (2 to 3 us each). Under load it goes round thirty times a second, and
+as many new agents may come as a worker has turns: with 256 they stayed until there were `max_active` of them."""
 
 
 class Holder(Protocol):
@@ -124,7 +127,7 @@ class Passivation:
         for kind in list(self._types.values()):
             if kind.idle == math.inf:
                 continue
-            while self._leave([kind], BATCH, idle_since=now - kind.idle) == BATCH:
+            while self._leave([kind], EXPIRING, idle_since=now - kind.idle) == EXPIRING:
                 await asyncio.sleep(0)
 
     async def relieve(self) -> None:

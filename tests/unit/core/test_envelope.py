@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starling.core import envelope as envelope_module
-from starling.core.envelope import Envelope, FrameHeader, frame_body, known_agent, open_frame
+from starling.core.envelope import KNOWN_AGENTS, Envelope, FrameHeader, frame_body, known_agent, open_frame
 from starling.core.ids import AgentId, TopicId
 from starling.errors import DecodeError, SpecError
 
@@ -196,7 +196,7 @@ def test_agents_seen_lately_are_known_and_their_number_is_bounded(monkeypatch: p
     known: dict[tuple[str, str], AgentId] = {}
     monkeypatch.setattr(envelope_module, "_agents", known)
     assert known_agent("a", "k") is known_agent("a", "k")
-    for number in range(65_536):
+    for number in range(KNOWN_AGENTS):
         known_agent("a", str(number))
-    assert 0 < len(known) <= 65_536
+    assert 0 < len(known) <= KNOWN_AGENTS
     assert known_agent("a", "k") == AgentId("a", "k")

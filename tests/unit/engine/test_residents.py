@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import pytest
 from starling import Agent, AgentId, Context, event, message, rpc, testing
+from starling.agent import definition
 from starling.core.retry import RetryPolicy
+from starling.engine.activation import Activation
 from starling.engine.passivation import Passivation
 
 from tests.unit.engine.meshes import in_memory
@@ -224,6 +226,36 @@ async def test_pressure_that_no_agent_can_relieve_ends_the_look() -> None:
     passivation = Passivation(memory=lambda: 0.99)
     async with asyncio.timeout(1):
         await passivation.relieve()
+
+
+class Everybody:
+    """A shard whose agents are all idle."""
+
+    def __init__(self) -> None:
+        self.agents: set[Activation] = set()
+
+    def holds(self, activation: Activation) -> bool:
+        return activation in self.agents
+
+    def passivate(self, activation: Activation) -> bool:
+        self.agents.remove(activation)
+        return True
+
+
+async def test_agents_leave_as_fast_as_a_busy_worker_can_get_new_ones() -> None:
+    """A loop that goes round thirty times a second, and 20,000 first messages in it."""
+    holder, passivation = Everybody(), Passivation()
+    for number in range(20_000):
+        activation = Activation(AgentId("counter", str(number)), definition(Counter), str(number))
+        holder.agents.add(activation)
+        passivation.added(activation, holder)
+    expiring = asyncio.create_task(passivation.expire(asyncio.get_running_loop().time() + 3600))
+    rounds = 0
+    while holder.agents:
+        await asyncio.sleep(0)
+        rounds += 1
+    await expiring
+    assert rounds <= 30
 
 
 async def test_hooks_run_around_the_life_of_an_instance() -> None:
