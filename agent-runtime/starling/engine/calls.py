@@ -16,6 +16,7 @@ from starling.core.priority import lane_of
 from starling.core.reference import BODY, Reference, refer
 from starling.core.reply import Reply
 from starling.core.routes import Target
+from starling.deadlines import Deadlines
 from starling.engine.objects import Objects
 from starling.engine.producer import Accepted, Producer
 from starling.engine.query_client import QueryClient
@@ -49,6 +50,7 @@ class Calls:
         self._chance = chance
         self._objects = Objects(store, mesh, routes)
         self._next = 0
+        self._deadlines = Deadlines()
         self._waiting: dict[str, asyncio.Future[Reply]] = {}
         self._subscription: Subscription | None = None
         self.queries = QueryClient(store, mesh, routes, wall=wall)
@@ -176,8 +178,7 @@ class Calls:
 
         future: of `expect`; seconds: that it may take from now. Raises as `call`; cancelling tells the callee.
         """
-        # a tenth of what asyncio.timeout costs; the future knows its loop, to ask for the running one is a system call
-        late = future.get_loop().call_later(max(0.0, seconds), _overdue, future)
+        slot = self._deadlines.watch(future, seconds)
         try:
             reply = await future
         except TimeoutError:
@@ -186,7 +187,7 @@ class Calls:
             self.give_up(MeshNames(self._mesh).pool(route.pool.pool).cancel(route.shard), envelope.id)
             raise
         finally:
-            late.cancel()
+            slot.pop(future, None)
             self.forget(envelope.reply)
         if sending is not None:
             sending.happened("reply")
@@ -194,11 +195,6 @@ class Calls:
         if reply.large is not None:
             reply = await self._objects.answer(reply)
         return reply.type, reply.body
-
-
-def _overdue(answer: asyncio.Future[Reply]) -> None:
-    if not answer.done():
-        answer.set_exception(TimeoutError())
 
 
 def _not_stored(done: asyncio.Future[Accepted], reply: asyncio.Future[Reply]) -> None:

@@ -131,7 +131,7 @@ class Queries:
             return self._ask_special(special, definition, envelope)
         handler, message = definition.find_query(envelope.type, envelope.body, envelope.content_type)
         activation = self._owner.activation(agent)
-        context = self._context(envelope, handler)
+        context = self._context(envelope, handler) if handler.with_context else None
         if handler.suspends or activation is None or not activation.is_settled:
             return self._on_view(envelope, definition, handler, message, context)
         return self._on_agent(envelope, activation, handler, message, context)
@@ -153,7 +153,7 @@ class Queries:
     # -- on the agent itself, while nothing of it waits for its commit
 
     def _on_agent(
-        self, envelope: Envelope, activation: Activation, handler: Handler, message: Any, context: Context
+        self, envelope: Envelope, activation: Activation, handler: Handler, message: Any, context: Context | None
     ) -> Reply:
         agent = activation.agent
         assert agent is not None
@@ -182,7 +182,7 @@ class Queries:
     # -- on a view
 
     async def _on_view(
-        self, envelope: Envelope, definition: AgentDefinition, handler: Handler, message: Any, context: Context
+        self, envelope: Envelope, definition: AgentDefinition, handler: Handler, message: Any, context: Context | None
     ) -> Reply:
         agent_id = envelope.target
         committed, live = await self._committed(agent_id, definition)

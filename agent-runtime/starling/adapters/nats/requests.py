@@ -10,6 +10,7 @@ from starling.adapters.nats import wire
 from starling.adapters.nats.connection import Connection, Subscribed
 from starling.adapters.nats.link import Msg
 from starling.core import limits
+from starling.deadlines import Deadlines
 from starling.errors import MeshError, Unreachable
 
 
@@ -35,6 +36,7 @@ class Requests:
         self._connection = connection
         self._inbox = connection.new_inbox() + "."
         self._loop = asyncio.get_running_loop()
+        self._deadlines = Deadlines()
         self._number = 0
         self._waiting: dict[str, _Waiting] = {}
         self._subscribed: Subscribed | None = None
@@ -86,12 +88,14 @@ class Requests:
         waiting = _Waiting(self._loop.create_future(), batch)
         self._waiting[token] = waiting
         ended = waiting.ended
-        late = self._loop.call_later(timeout, _give_up, ended, subject, timeout)  # a tenth of asyncio.timeout
+        slot = self._deadlines.watch(ended, timeout)
         try:
             await self._connection.send(subject, data, self._inbox + token)
             return await ended
+        except TimeoutError:
+            raise Unreachable(f"no answer on {subject} within {timeout:g} s") from None
         finally:
-            late.cancel()
+            slot.pop(ended, None)
             self._waiting.pop(token, None)
             if ended.done() and not ended.cancelled():
                 ended.exception()  # it is known, even if sending failed first
@@ -110,8 +114,3 @@ class Requests:
         for one in waiting.values():
             if not one.ended.done():
                 one.ended.set_exception(Unreachable("the connection to NATS was cut"))
-
-
-def _give_up(ended: asyncio.Future[Msg], subject: str, timeout: float) -> None:
-    if not ended.done():
-        ended.set_exception(Unreachable(f"no answer on {subject} within {timeout:g} s"))
