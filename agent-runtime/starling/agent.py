@@ -242,7 +242,9 @@ class AgentDefinition:
             give_cells(agent, cells)
         try:
             agent.__init__()  # type: ignore[misc]
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise _not_made(agent_id, error) from error
         return agent
 
@@ -327,7 +329,7 @@ being_made: Final[ContextVar[AgentId]] = ContextVar("starling.being_made")
 """In a factory: the id of the agent that it makes."""
 
 
-def _not_made(agent_id: AgentId, error: Exception) -> AgentConstructionError:
+def _not_made(agent_id: AgentId, error: BaseException) -> AgentConstructionError:
     return AgentConstructionError(f"{agent_id}: {type(error).__name__}: {error}")
 
 

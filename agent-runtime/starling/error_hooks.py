@@ -18,6 +18,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from starling.errors import SpecError
+from starling.unruly import is_from_outside
 
 if TYPE_CHECKING:
     from starling.context import Context
@@ -64,12 +65,15 @@ class ErrorHooks:
         return any(cls in self._by_class for cls in type(error).__mro__)
 
     async def run(self, agent: Any, error: BaseException, ctx: Context) -> None:
-        """Tell the nearest hook. Never raises, but when cancelled."""
+        """Tell the nearest hook. Never raises, but when cancelled or interrupted."""
         hook = next(self._by_class[cls] for cls in type(error).__mro__ if cls in self._by_class)
+        task = asyncio.current_task()
         try:
             async with asyncio.timeout(TIMEOUT):
                 await hook(agent, error, ctx)
-        except Exception:
+        except BaseException as raised:
+            if is_from_outside(raised, task, cancelled=task is None or bool(task.cancelling())):
+                raise
             log.exception("an error hook failed", extra={"hook": hook.__qualname__, "about": type(error).__name__})
 
 

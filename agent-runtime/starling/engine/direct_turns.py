@@ -20,9 +20,10 @@ from starling.core.reply import Reply
 from starling.dispatch import Handler
 from starling.engine.activation import Activation, State
 from starling.engine.turn import Turn
-from starling.engine.turn_starts import TurnStarts, no_exception
+from starling.engine.turn_starts import TurnStarts
 from starling.engine.work import Outcome, Work
 from starling.log_context import current as current_turn
+from starling.unruly import as_error
 
 log = logging.getLogger(__name__)
 
@@ -96,12 +97,9 @@ class DirectTurns(TurnStarts):
                 if context is not None:
                     context.end()
                 return False, None
-        except Exception as error:
-            self._failed(activation, turn, error, started)
-            return False, None
         except BaseException as raised:
-            self._failed(activation, turn, no_exception(raised), started)
-            if isinstance(raised, (KeyboardInterrupt, SystemExit)):
+            self._failed(activation, turn, as_error(raised), started)
+            if isinstance(raised, KeyboardInterrupt):
                 raise
             return False, None
         self._answered(activation, turn, outcome, started)

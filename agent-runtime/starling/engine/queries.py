@@ -28,6 +28,7 @@ from starling.engine.shard_info import PoolSettings, ShardStats
 from starling.errors import CallTimeout, CantHandle, DecodeError, ReadOnly, Unreachable
 from starling.named_cells import CellSet, check_whole
 from starling.ports.store import Signal
+from starling.unruly import as_error, is_from_outside
 
 if TYPE_CHECKING:
     from starling.engine.activation import Activation
@@ -113,8 +114,10 @@ class Queries:
             if isinstance(job, Reply):
                 self._answers.put(signal.reply, job.pack())
                 return
-        except Exception as error:
-            self._answers.put(signal.reply, self._error(envelope, error).pack())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:
+            self._answers.put(signal.reply, self._error(envelope, as_error(raised)).pack())
             return
         task = asyncio.get_running_loop().create_task(self._finish(signal.reply, envelope, job), name="query")
         self._waiting.add(task)
@@ -138,16 +141,18 @@ class Queries:
 
     async def _finish(self, reply_to: str, envelope: Envelope, job: _Job) -> None:
         left = envelope.deadline / 1000 - self._settings.wall() if envelope.deadline else limits.QUERY_TIMEOUT
+        task = asyncio.current_task()
         try:
             async with asyncio.timeout(left):
                 reply = await job
         except TimeoutError:
             reply = self._error(envelope, CallTimeout(f"the deadline of {envelope.type} passed during its query"))
-        except asyncio.CancelledError:
-            self._answers.put(reply_to, self._error(envelope, _NotCurrent()).pack())
-            raise
-        except Exception as error:
-            reply = self._error(envelope, error)
+        except BaseException as raised:
+            if is_from_outside(raised, task, cancelled=task is None or bool(task.cancelling())):
+                if isinstance(raised, asyncio.CancelledError):
+                    self._answers.put(reply_to, self._error(envelope, _NotCurrent()).pack())
+                raise
+            reply = self._error(envelope, as_error(raised))
         self._answers.put(reply_to, reply.pack())
 
     # -- on the agent itself, while nothing of it waits for its commit

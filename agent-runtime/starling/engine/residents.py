@@ -17,6 +17,7 @@ from starling.engine.passivation import Passivation
 from starling.engine.shard_info import ShardStats
 from starling.migrations import STATE
 from starling.named_cells import CellSet, check_whole
+from starling.unruly import is_from_outside
 
 log = logging.getLogger(__name__)
 
@@ -183,8 +184,11 @@ class Residents:
 
 async def _hook(agent: Agent[Any], name: str) -> None:
     """Run one hook within its time; what goes wrong in it is logged, since the agent goes anyway."""
+    task = asyncio.current_task()
     try:
         async with asyncio.timeout(limits.HOOK_TIMEOUT if name == "on_passivate" else limits.CLOSE_TIMEOUT):
             await getattr(agent, name)()
-    except Exception:
+    except BaseException as raised:
+        if is_from_outside(raised, task, cancelled=task is None or bool(task.cancelling())):
+            raise
         log.exception("lifecycle hook failed", extra={"agent": str(agent.id), "hook": name})

@@ -332,7 +332,12 @@ class TurnEnds(TurnServices):
         error: Exception,
         started: float,
     ) -> None:
-        await hooks.run(activation.agent, error, context)
+        try:
+            await hooks.run(activation.agent, error, context)
+        except asyncio.CancelledError:
+            if self.cancelling:
+                raise
+            log.warning("an error hook has cancelled itself", extra={"agent": str(activation.id)})
         self._failed(activation, turn, error, started)
 
     def _record(self, work: Work, error: Exception) -> ErrorRecord:

@@ -31,6 +31,7 @@ from starling.errors import (
     WorkerLost,
 )
 from starling.log_context import current as current_turn
+from starling.unruly import as_error, is_from_outside
 
 log = logging.getLogger(__name__)
 
@@ -71,17 +72,21 @@ class TurnStarts(TurnEnds):
                     self._in_background(self._awake(activation), activation)
                     return
                 self.residents.make(activation)
-            except Exception as error:
+            except Exception as error:  # whatever `__init__` raises comes as one
                 self._not_made(activation, error)
                 return
         activation.state = State.IDLE
         self._schedule(activation)
 
     async def _awake(self, activation: Activation) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         try:
             await self.residents.awake(activation)
-        except Exception as error:
-            self._not_made(activation, error)
+        except BaseException as raised:
+            if is_from_outside(raised, task, cancelled=bool(task.cancelling()) and self.cancelling):
+                raise
+            self._not_made(activation, as_error(raised, "the agent's activation"))
         else:
             activation.state = State.IDLE
             self._schedule(activation)
@@ -206,13 +211,10 @@ class TurnStarts(TurnEnds):
             if handler.suspends:
                 return self._in_task(activation, coroutine, handler, turn, context, started)
             result = handler.finish(coroutine)
-        except Exception as error:
-            self._failed(activation, turn, error, started)
-            return None
-        except (KeyboardInterrupt, SystemExit):
+        except KeyboardInterrupt:
             raise
         except BaseException as raised:
-            self._failed(activation, turn, no_exception(raised), started)
+            self._failed(activation, turn, as_error(raised), started)
             return None
         self._succeeded(activation, turn, handler, result, started)
         if context is not None:
@@ -290,26 +292,17 @@ class TurnStarts(TurnEnds):
                     result = await coroutine
                     if (cells := activation.cells) is not None:
                         turn.cells = await (cells.all_gone() if turn.destroyed else cells.changes())
-            except asyncio.CancelledError as cancelled:
-                current = asyncio.current_task()
-                if work.cancelled:
-                    error: Exception = CallCancelled(f"the caller gave up on {envelope.type}")
-                elif current is None or (current.cancelling() and self.cancelling):
+            except BaseException as raised:
+                gave_up = work.cancelled and isinstance(raised, asyncio.CancelledError)
+                ours = bool(task.cancelling()) and self.cancelling
+                if not gave_up and is_from_outside(raised, task, cancelled=ours):
                     raise
-                else:  # by the handler, or only what it waited for: its agent must not stand still
-                    error = _cancelled_inside(cancelled)
-                self._failed(activation, turn, error, started)
-            except Exception as raised:
-                error = raised
-                if isinstance(raised, TimeoutError) and scope.expired():
+                error = as_error(raised)
+                if gave_up:
+                    error = CallCancelled(f"the caller gave up on {envelope.type}")
+                elif isinstance(raised, TimeoutError) and scope.expired():
                     error = CallTimeout(f"the deadline of {envelope.type} passed during its turn")
                 self._failed(activation, turn, error, started)
-            except (KeyboardInterrupt, SystemExit):
-                raise
-            except BaseException as raised:
-                if isinstance(raised, GeneratorExit) and not _is_running(task):
-                    raise  # not the handler's: the loop has ended, and what is left is closed
-                self._failed(activation, turn, no_exception(raised), started)
             else:
                 self._succeeded(activation, turn, handler, result, started)
             finally:
@@ -356,28 +349,6 @@ class TurnStarts(TurnEnds):
         self.counting = outcome.moves_to.key
         await self.commit(outcome)
         self._start(activation, work, envelope)
-
-
-def _is_running(task: asyncio.Task[None]) -> bool:
-    """Whether this is called in a step of the task."""
-    try:
-        return asyncio.current_task() is task
-    except RuntimeError:
-        return False
-
-
-def no_exception(raised: BaseException) -> RuntimeError:
-    """Return the error of a turn that raised something else than an Exception: it is the message's, not the shard's."""
-    made = RuntimeError(f"the handler raised {type(raised).__name__}, which is no Exception: {raised}")
-    made.__cause__ = raised
-    return made
-
-
-def _cancelled_inside(error: BaseException) -> RuntimeError:
-    """Return the error of a turn in which something else than the turn was cancelled."""
-    made = RuntimeError("what the handler waited for was cancelled")
-    made.__cause__ = error
-    return made
 
 
 def _unloaded(activation: Activation) -> list[Work]:
