@@ -14,6 +14,7 @@ from starling.core.ids import AgentId, message_id
 from starling.core.names import MeshNames
 from starling.core.priority import lane_of
 from starling.core.reference import BODY, Reference, refer
+from starling.core.replies import MANY, address, spread
 from starling.core.reply import Reply
 from starling.core.routes import Target
 from starling.deadlines import Deadlines
@@ -47,6 +48,7 @@ class Calls:
         self._wall = wall
         self._mesh = mesh
         self._subject = MeshNames(mesh).replies(f"{chance.getrandbits(64):016x}")
+        self._many = f"{self._subject}.{MANY}"
         self._chance = chance
         self._objects = Objects(store, mesh, routes)
         self._next = 0
@@ -67,18 +69,30 @@ class Calls:
             future.cancel()
 
     def _heard(self, signal: Signal) -> None:
-        future = self._waiting.get(signal.subject)
+        if signal.subject != self._many:
+            self._answered(signal.subject, signal.data)
+            return
+        try:
+            together = spread(signal.data)
+        except DecodeError as error:
+            log.warning("replies that came together cannot be read", extra={"error": str(error)})
+            return
+        for token, data in together:
+            self._answered(f"{self._subject}.{token}", data)
+
+    def _answered(self, reply_to: str, data: bytes) -> None:
+        future = self._waiting.get(reply_to)
         if future is None or future.done():
             return  # a repeat, or an answer after the deadline
         try:
-            future.set_result(Reply.unpack(signal.data))
+            future.set_result(Reply.unpack(data))
         except DecodeError as error:
             future.set_exception(error)
 
     def expect(self) -> tuple[str, asyncio.Future[Reply]]:
         """Return an address for one reply, and the future that gets it; `forget` it afterwards."""
         self._next += 1
-        reply_to = f"{self._subject}.{self._next}"
+        reply_to = address(self._subject, self._next)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[reply_to] = future
         return reply_to, future

@@ -30,6 +30,7 @@ from starling.core.record import (
     Target,
 )
 from starling.core.replay import Replay
+from starling.core.replies import gathered
 from starling.engine.at_once import at_once
 from starling.engine.dead import undeliverable
 from starling.engine.deliver import Delivery
@@ -255,9 +256,9 @@ class Committer:
         return True
 
     async def _reply(self, replies: Sequence[ReplyRecord]) -> None:
-        for reply in replies:
+        for subject, body in gathered(replies):
             try:
-                await self._store.signal(reply.subject, reply.body)
+                await self._store.signal(subject, body)
             except Unreachable:
                 break  # the caller hears nothing and runs into its deadline
 

@@ -1,0 +1,63 @@
+"""Replies on their way: those of one record to one client travel in one message.
+
+A client that takes many at once says so in its addresses: behind its subject, their token begins with `m`. With 1,000
+calls in flight a record answers some twenty, and each message costs its sender, the server and the client 3 us or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgpack
+
+from starling.core import limits
+from starling.core.record import ReplyRecord
+from starling.errors import DecodeError
+
+MANY: Final = "many"
+"""Token of the subject on which a client hears many replies at once."""
+
+
+def address(subject: str, number: int) -> str:
+    """Return where a client that takes many replies at once hears one."""
+    return f"{subject}.m{number}"
+
+
+def gathered(replies: Sequence[ReplyRecord]) -> Iterator[tuple[str, bytes]]:
+    """Yield subject and body of each message that carries these replies, at most about 256 KiB of many in one."""
+    if len(replies) == 1:
+        yield replies[0].subject, replies[0].body
+        return
+    together: dict[str, list[tuple[str, bytes]]] = {}
+    for reply in replies:
+        subject, _, token = reply.subject.rpartition(".")
+        if token.startswith("m"):
+            together.setdefault(subject, []).append((token, reply.body))
+        else:
+            yield reply.subject, reply.body
+    for subject, rows in together.items():
+        part: list[tuple[str, bytes]] = []
+        size_bytes = 0
+        for row in rows:
+            if part and size_bytes + len(row[1]) > limits.MAX_BODY:
+                yield _message(subject, part)
+                part, size_bytes = [], 0
+            part.append(row)
+            size_bytes += len(row[1])
+        yield _message(subject, part)
+
+
+def _message(subject: str, part: Sequence[tuple[str, bytes]]) -> tuple[str, bytes]:
+    if len(part) == 1:
+        token, body = part[0]
+        return f"{subject}.{token}", body
+    return f"{subject}.{MANY}", msgpack.packb(part)
+
+
+def spread(data: bytes) -> list[tuple[str, bytes]]:
+    """Return token and body of each reply in a message of many. Raises DecodeError."""
+    try:
+        return [(str(token), bytes(body)) for token, body in msgpack.unpackb(data)]
+    except Exception as error:
+        raise DecodeError(f"replies: {error!r}") from error
