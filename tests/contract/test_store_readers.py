@@ -169,8 +169,10 @@ async def test_nothing_is_handed_over_while_nobody_reads(world: World, store: St
 async def test_pending_counts_what_has_not_been_delivered(world: World, store: Store) -> None:
     name, s = await world.stream(store)
     await _fill(store, f"{s}.a", range(20))
-    reader = await store.reader(name, f"{s}.a", after=5)
-    assert reader.pending == 15
+    async with asyncio.timeout(BOUND):
+        while (reader := await store.reader(name, f"{s}.a", after=5)).pending != 15:
+            assert world.kind == "cluster"  # a replica that lags counts what it has: open it again
+            await reader.close()
     assert not has_caught_up(reader)
     got = await read_until(reader, 5, messages=5)
     assert _numbers(got) == [5, 6, 7, 8, 9]
