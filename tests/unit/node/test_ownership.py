@@ -23,7 +23,16 @@ from starling.node import ownership
 from starling.ports.store import StreamSpec
 
 if TYPE_CHECKING:
-    from tests.unit.node.conftest import World
+    from tests.unit.node.conftest import Pod, World
+
+
+async def first_of_two(world: World) -> tuple[Pod, Pod]:
+    """Start two pods, the first of which runs the only shard."""
+    await world.pool(1)
+    await world.map("p-0")
+    one, two = world.start("p-0"), world.start("p-1")
+    await world.until(lambda: one.owned == {0})
+    return one, two
 
 
 async def test_each_pod_takes_what_the_map_names_it_for_and_says_so(world: World) -> None:
@@ -42,10 +51,7 @@ async def test_each_pod_takes_what_the_map_names_it_for_and_says_so(world: World
 
 
 async def test_a_move_is_a_release_and_a_take_at_once(world: World) -> None:
-    await world.pool(1)
-    await world.map("p-0")
-    one, two = world.start("p-0"), world.start("p-1")
-    await world.until(lambda: one.owned == {0})
+    one, two = await first_of_two(world)
     await world.map("p-1")
     took = await world.until(lambda: two.owned == {0})
     assert one.owned == set()
@@ -57,10 +63,7 @@ async def test_a_move_is_a_release_and_a_take_at_once(world: World) -> None:
 async def test_an_owner_goes_on_until_the_next_one_has_read_the_journal(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await world.pool(1)
-    await world.map("p-0")
-    one, two = world.start("p-0"), world.start("p-1")
-    await world.until(lambda: one.owned == {0})
+    one, two = await first_of_two(world)
     may_read = asyncio.Event()
     ahead = Reading.ahead
 
@@ -81,10 +84,7 @@ async def test_an_owner_goes_on_until_the_next_one_has_read_the_journal(
 async def test_an_owner_does_not_wait_for_ever_for_the_next_one_to_read_the_journal(
     world: World, monkeypatch: pytest.MonkeyPatch, problem: MeshError | None
 ) -> None:
-    await world.pool(1)
-    await world.map("p-0")
-    one, two = world.start("p-0"), world.start("p-1")
-    await world.until(lambda: one.owned == {0})
+    one, two = await first_of_two(world)
 
     async def never(self: Reading) -> None:
         if problem is not None:
@@ -139,10 +139,7 @@ async def test_an_owner_does_not_wait_for_a_pod_that_is_not_there(world: World) 
 async def test_the_next_owner_reads_on_while_the_present_one_cannot_let_go(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await world.pool(1)
-    await world.map("p-0")
-    one, two = world.start("p-0"), world.start("p-1")
-    await world.until(lambda: one.owned == {0})
+    one, two = await first_of_two(world)
     idle = asyncio.Event()
     monkeypatch.setattr(shard, "hold_when_short", lambda turns, until: idle.wait())
     reads: list[float] = []
@@ -243,10 +240,7 @@ async def test_a_map_that_changes_between_the_look_and_the_take_is_followed(
 
 
 async def test_a_pod_without_an_answer_from_the_store_adopts_nothing(world: World) -> None:
-    await world.pool(1)
-    await world.map("p-0")
-    one, two = world.start("p-0"), world.start("p-1")
-    await world.until(lambda: one.owned == {0})
+    one, two = await first_of_two(world)
     two.store.cut()
     await world.pass_by(60)
     assert two.worker.not_ready == "no connection to NATS"
@@ -257,10 +251,7 @@ async def test_a_pod_without_an_answer_from_the_store_adopts_nothing(world: Worl
 
 
 async def test_an_owner_that_was_cut_off_and_replaced_stops_when_it_can_hear_again(world: World) -> None:
-    await world.pool(1)
-    await world.map("p-0")
-    one, two = world.start("p-0"), world.start("p-1")
-    await world.until(lambda: one.owned == {0})
+    one, two = await first_of_two(world)
     one.store.cut()
     await world.map("p-1")
     await world.until(lambda: two.owned == {0})
