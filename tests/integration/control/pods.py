@@ -13,6 +13,7 @@ from typing import Any
 from starling import Agent, Context, event
 from starling.adapters.nats import NatsStore, connect
 from starling.agent import definition
+from starling.core import limits
 from starling.core.ids import PodName, PoolName, ShardId
 from starling.core.names import MeshNames
 from starling.engine.shard_info import PoolSettings
@@ -53,12 +54,17 @@ class _Pod:
 
 
 class WorkerPods:
-    """Pods as tasks. owned_at_the_end: shards that a pod still owned when it was told to go, by pod."""
+    """Pods as tasks. owned_at_the_end: shards that a pod still owned when it was told to go, by pod.
+
+    agents, dedupe_window: of the pods that start from now on.
+    """
 
     def __init__(self, url: str, mesh: str) -> None:
         self._url, self._mesh = url, mesh
         self._pods: dict[int, _Pod] = {}
         self._starts = 0
+        self.agents: tuple[type[Agent[Any]], ...] = (Ticker,)
+        self.dedupe_window = limits.DEDUPE_WINDOW
         self.spec: PoolPodsSpec | None = None
         self.owned_at_the_end: dict[str, int] = {}
 
@@ -108,10 +114,11 @@ class WorkerPods:
             pool=PoolName(spec.pool),
             shards=SHARDS,
             incarnation=spec.config["incarnation"],
-            agents={"ticker": definition(Ticker)},
+            agents={agent.type: definition(agent) for agent in self.agents},
             wall=time.time,
             timer=time.perf_counter,
             chance=random.Random(self._starts),
+            dedupe_window=self.dedupe_window,
         )
         identity = Identity(PodName(f"{spec.pool}-{ordinal}"), f"start-{self._starts}", spec.version)
         worker = Worker(store, settings, identity, drain_seconds=1.0)
