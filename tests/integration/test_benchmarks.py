@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,19 @@ def test_a_killed_worker_loses_nothing_in_the_fault_suite(tmp_path: Path) -> Non
     assert (row["lost"], row["doubled"], row["out_of_order"], row["failures"]) == (0, 0, 0, [])
     assert row["accepted"] > 100
     assert row["recovery_seconds"] > 0
+
+
+def test_a_profile_of_queries_says_what_one_costs_although_a_query_is_no_turn() -> None:
+    command = [sys.executable, "-m", "benchmarks.profile", "queries", "in_flight=20", "seconds=0.3", "--shown", "3"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    costs = re.search(r"^[\d,]+ turns in \d+ commits, ([\d,]+) queries; CPU for each: worker ([\d.]+) us", done.stdout, re.M)
+    assert costs is not None, done.stdout
+    assert int(costs[1].replace(",", "")) > 10
+    assert float(costs[2]) > 0
+    rows = done.stdout.partition("for each, in the function itself")[2].splitlines()[1:]
+    assert len(rows) == 3
 
 
 @pytest.mark.row("RT-89", part="the short form runs with the tests, and its figures say where they were taken")

@@ -363,11 +363,6 @@ class OwnedShard:
         return {inlet: intake.lag for inlet, intake in self._intakes.items()}
 
     @property
-    def finished_through(self) -> int:
-        """Up to where in the mailbox everything is finished."""
-        return max(intake.positions.floor for intake in self._intakes.values())
-
-    @property
     def parked(self) -> Collection[AgentId]:
         """Agents whose state does not load."""
         return self._turns.residents.parked.keys()

@@ -24,6 +24,7 @@ from starling.core.names import MeshNames, PoolNames, bucket_stream
 from starling.core.retry import RetryPolicy
 from starling.core.routes import PoolRoute, Routes
 from starling.core.subscriptions import SubscriptionRoute
+from starling.engine.shard import OwnedShard
 from starling.engine.shard_info import PoolSettings
 from starling.node.worker import Identity, Worker, mesh_buckets
 from starling.provision import (
@@ -181,12 +182,17 @@ class RunningMesh:
             for run in (run for worker in self.workers.values() for run in worker.ownership.owned.values()):
                 # what was stored a moment ago may not have reached the reader, which is then idle
                 mailbox = await self.store.stream_info(PoolNames(self.name, self.pool).mailbox(run.shard))
-                if not run.is_idle or mailbox is None or run.finished_through < mailbox.last_sequence:
+                if not run.is_idle or mailbox is None or finished_through(run) < mailbox.last_sequence:
                     return False
             return True
 
         await self.served()
         await until(is_idle)
+
+
+def finished_through(run: OwnedShard) -> int:
+    """Up to where in its mailbox everything is finished."""
+    return max(intake.positions.floor for intake in run._intakes.values())
 
 
 async def run_starling(*arguments: str) -> Ran:
