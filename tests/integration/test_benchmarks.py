@@ -39,7 +39,9 @@ def test_a_profile_of_queries_says_what_one_costs_although_a_query_is_no_turn() 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    costs = re.search(r"^[\d,]+ turns in \d+ commits, ([\d,]+) queries; CPU for each: worker ([\d.]+) us", done.stdout, re.M)
+    costs = re.search(
+        r"^[\d,]+ turns in \d+ commits, ([\d,]+) queries; CPU for each: worker ([\d.]+) us", done.stdout, re.M
+    )
     assert costs is not None, done.stdout
     assert int(costs[1].replace(",", "")) > 10
     assert float(costs[2]) > 0
