@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 LIMIT = 400
 MESSAGES = 3 * LIMIT
 BODY = 150_000
-FLAT = 25_000_000
+FLAT = 40_000_000
 """What publisher and worker may grow by, while a hundred megabytes and more go through them."""
 MAILBOX = LIMIT * BODY
 """What a full mailbox holds; a server has all of it in memory for some seconds after it was written."""
