@@ -76,24 +76,23 @@ class LocalMesh(Mesh):
                 if len(body) <= limits.MAX_BODY:
                     turns, activation, handler = found
                     now, seconds = self._wall(), limits.CALL_TIMEOUT if timeout is None else timeout
-                    reply_to, answer = self._calls.expect()
                     envelope = Envelope(
                         id=self._new_id(now),
                         type=codec.name,
                         body=body,
                         target=target,
-                        reply=reply_to,
+                        reply=self._calls.address(),
                         created=int(now * 1000),
                         deadline=int((now + min(seconds, limits.MAX_CALL_TIMEOUT)) * 1000),
                         headers=checked_headers(headers),
                     )
                     has_ended, result = turns.run_here(activation, envelope, handler, copied)
                     if has_ended:
-                        self._calls.forget(reply_to)
                         if self._is_round_over():
                             await asyncio.sleep(0)
                         return result
                     route = self._routes.current.target(target)
+                    answer = self._calls.expect_at(envelope.reply)  # in time: it comes with the commit
                     return decode(*await self._calls.answer(route, envelope, answer, seconds))
         return await super().call(target, message, timeout=timeout, headers=headers, priority=priority, id=id)
 

@@ -91,11 +91,19 @@ class Calls:
 
     def expect(self) -> tuple[str, asyncio.Future[Reply]]:
         """Return an address for one reply, and the future that gets it; `forget` it afterwards."""
+        reply_to = self.address()
+        return reply_to, self.expect_at(reply_to)
+
+    def address(self) -> str:
+        """Return an address for one reply, which nobody listens to before `expect_at`."""
         self._next += 1
-        reply_to = address(self._subject, self._next)
+        return address(self._subject, self._next)
+
+    def expect_at(self, reply_to: str) -> asyncio.Future[Reply]:
+        """Return the future that gets the reply to this address."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[reply_to] = future
-        return reply_to, future
+        return future
 
     def forget(self, reply_to: str) -> None:
         """Wait for this reply no longer."""

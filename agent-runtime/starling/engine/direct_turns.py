@@ -75,7 +75,7 @@ class DirectTurns(TurnStarts):
         work = Work(envelope, None, None, 0, 0, envelope.created / 1000)
         turn = Turn(self, activation, work, envelope)
         activation.state = State.RUNNING
-        activation.used = asyncio.get_running_loop().time()
+        activation.used = self._clock()
         current_turn.set((self._settings.pool, self._shard, envelope))
         outcome = Outcome(work)
         try:
