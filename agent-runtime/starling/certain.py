@@ -68,6 +68,12 @@ def certain(cls: Any, schema: Mapping[str, Any]) -> Callable[[Any, bytes], bool]
     return _of_many(cls, attrgetter(*fields), frozenset(product(*kinds)))
 
 
+def shareable(cls: Any) -> bool:
+    """Whether a certain value of this class can be held by two sides at once: nobody can write into it."""
+    params = getattr(cls, "__dataclass_params__", None)
+    return params is not None and params.frozen and not cls.__dictoffset__
+
+
 def _of_one(cls: type, name: str, kinds: frozenset[type]) -> Callable[[Any, bytes], bool]:
     part = attrgetter(name)
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, PydanticUndefinedAnnotation, PydanticUserError, 
 from pydantic_core import PydanticSerializationError, SchemaSerializer, SchemaValidator, from_json, to_json
 from pydantic_core.core_schema import CoreConfig
 
-from starling.certain import certain
+from starling.certain import certain, shareable
 from starling.errors import DecodeError, SpecError, TooLarge
 
 _CONFIG: Final = CoreConfig(
@@ -40,7 +40,7 @@ class Codec:
     content_types: Sequence[str] = ("application/json",)
     """Names of what it reads; a body without one is taken to be that."""
 
-    __slots__ = ("_is_certain", "_read", "_write", "cls", "limit", "name")
+    __slots__ = ("_is_certain", "_is_shareable", "_read", "_write", "cls", "limit", "name")
 
     def __init__(self, name: str, cls: Any, *, limit: int | None) -> None:
         self.name = name
@@ -49,6 +49,7 @@ class Codec:
         self._write: Callable[..., bytes] | None = None
         self._read: Callable[..., Any] | None = None
         self._is_certain: Callable[[Any, bytes], bool] | None = None
+        self._is_shareable = False
         self._build(may_wait=True)
 
     def _build(self, *, may_wait: bool) -> None:
@@ -65,13 +66,14 @@ class Codec:
         self._write = SchemaSerializer(schema, _CONFIG, _use_prebuilt=False).to_json
         self._read = SchemaValidator(schema, _CONFIG, _use_prebuilt=False).validate_json
         self._is_certain = certain(self.cls, adapter.core_schema)
+        self._is_shareable = self._is_certain is not None and shareable(self.cls)
 
     def dump(self, value: Any) -> bytes:
         """Raises DecodeError naming the field, TooLarge."""
         return self._checked(value, copied=False)[0]
 
     def copied(self, value: Any) -> tuple[bytes, Any]:
-        """Return the body, and the value as whoever reads it gets it, which shares nothing with this one.
+        """Return the body, and the value as whoever reads it gets it: what is done to one is not seen in the other.
 
         Raises as `dump`.
         """
@@ -85,7 +87,10 @@ class Codec:
         back = None
         try:
             body = self._write(value, warnings=False)
-            if copied or self._is_certain is None or not self._is_certain(value, body):
+            is_certain = self._is_certain is not None and self._is_certain(value, body)
+            if is_certain and self._is_shareable:
+                back = value
+            elif copied or not is_certain:
                 back = self._read(body, strict=True)
                 if back != value and (lost := difference(value, back, self.name)):
                     raise DecodeError(lost)

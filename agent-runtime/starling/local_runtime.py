@@ -15,7 +15,7 @@ import inspect
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from pathlib import Path
@@ -368,18 +368,23 @@ class LocalRuntime:
             raise Unreachable(f"the local runtime is {self._state}; start it, or enter it with `async with`")
         return self._mesh
 
-    async def call(
+    def call(
         self,
         target: AgentId,
         message: object,
         *,
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
-    ) -> Any:
+    ) -> Coroutine[Any, Any, Any]:
         """As `Mesh.call`; all of these raise Unreachable when the runtime does not run in time."""
-        mesh = self._mesh if self._runs.is_set() else None
-        if mesh is None:
-            mesh = await self._running(START_TIMEOUT if timeout is None else timeout)
+        if self._mesh is not None and self._runs.is_set():
+            return self._mesh.call(target, message, timeout=timeout, headers=headers)  # no coroutine around it
+        return self._call_once_it_runs(target, message, timeout, headers)
+
+    async def _call_once_it_runs(
+        self, target: AgentId, message: object, timeout: float | None, headers: Mapping[str, str] | None
+    ) -> Any:
+        mesh = await self._running(START_TIMEOUT if timeout is None else timeout)
         return await mesh.call(target, message, timeout=timeout, headers=headers)
 
     async def query(

@@ -6,7 +6,6 @@ comes with the next commit, and until then the turn counts as committed: queries
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from contextvars import copy_context
 from functools import partial
