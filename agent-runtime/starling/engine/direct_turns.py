@@ -114,8 +114,9 @@ class DirectTurns(TurnStarts):
         self._count(activation.id.type, "ok", started)
         if self._tells_all:
             log.debug("message handled", extra={"type": turn.work.envelope and turn.work.envelope.type, "attempt": 1})
-        outcome.sends = turn.sends
-        if outcome.cells or outcome.sends or outcome.due or outcome.undue or outcome.unname:
+        if turn.sends:
+            outcome.sends = turn.sends
+        if outcome.cells or turn.sends or outcome.due or outcome.undue or outcome.unname:
             size_bytes = outcome.size_bytes = outcome.size_bytes + turn.sent_bytes
             self.unrecorded += 1
             self._unrecorded_bytes += size_bytes
