@@ -81,7 +81,7 @@ class LocalMesh(Mesh):
                         type=codec.name,
                         body=body,
                         target=target,
-                        reply=self._calls.address(),
+                        reply=self._calls.next_address(),
                         created=int(now * 1000),
                         deadline=int((now + min(seconds, limits.MAX_CALL_TIMEOUT)) * 1000),
                         headers=checked_headers(headers),

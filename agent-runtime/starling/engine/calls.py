@@ -91,10 +91,10 @@ class Calls:
 
     def expect(self) -> tuple[str, asyncio.Future[Reply]]:
         """Return an address for one reply, and the future that gets it; `forget` it afterwards."""
-        reply_to = self.address()
+        reply_to = self.next_address()
         return reply_to, self.expect_at(reply_to)
 
-    def address(self) -> str:
+    def next_address(self) -> str:
         """Return an address for one reply, which nobody listens to before `expect_at`."""
         self._next += 1
         return address(self._subject, self._next)

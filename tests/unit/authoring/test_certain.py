@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, computed_field, field_serializer
-from starling.certain import certain
+from starling.certain import certain, shareable
 from starling.codec import Codec
 from starling.errors import DecodeError
 
@@ -84,6 +84,32 @@ def test_a_subclass_a_missing_field_and_a_number_of_many_digits_are_read_back() 
     assert not is_certain(OneMore(5), b'{"number":5}')
     assert not is_certain(One(10**5000), b"x" * 5000)
     assert not known(FlatModel)(FlatModel.model_construct(text="x"), b"{}")  # type: ignore[call-arg]
+
+
+@dataclass(frozen=True)
+class WithRoom:
+    """Frozen, but not without a place for more: a cached property would be one."""
+
+    number: int
+
+
+def test_what_nobody_can_write_into_is_held_by_both_sides_and_anything_else_is_copied() -> None:
+    for value, is_shared in [(Flat(1), True), (WithRoom(1), False), (One(1), False), (FlatModel(number=1), False)]:
+        _, arrived = Codec("message", type(value), limit=None).copied(value)
+        assert arrived == value
+        assert (arrived is value) is is_shared
+
+
+def test_a_class_that_holds_a_list_is_copied_although_it_is_frozen() -> None:
+    @dataclass(frozen=True, slots=True)
+    class Holder:
+        parts: list[int]
+
+    assert shareable(Holder)  # by itself; but its values are never certain
+    sent = Holder([1])
+    _, arrived = Codec("message", Holder, limit=None).copied(sent)
+    assert arrived == sent
+    assert arrived.parts is not sent.parts
 
 
 @dataclass
