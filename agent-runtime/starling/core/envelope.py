@@ -22,34 +22,6 @@ from starling.errors import DecodeError
 
 NORMAL_PRIORITY: Final = 1
 
-_TYPES: Final[Mapping[str, type]] = {
-    **dict.fromkeys(("i", "t", "ct", "r", "tr"), str),
-    **dict.fromkeys(("c", "p", "nb", "dl", "at"), int),
-    **dict.fromkeys(("a", "s", "tp", "ch", "bb"), list),
-    "b": bytes,
-    "h": dict,
-    "rp": bool,
-}
-_FIELDS: Final[Mapping[str, str]] = {
-    "i": "id",
-    "t": "type",
-    "b": "body",
-    "ct": "content_type",
-    "r": "reply",
-    "tr": "trace",
-    "h": "headers",
-    "c": "created",
-    "p": "priority",
-    "nb": "not_before",
-    "dl": "deadline",
-    "at": "attempt",
-    "rp": "repeatable",
-    "a": "target",
-    "s": "sender",
-    "tp": "topic",
-    "ch": "chain",
-    "bb": "large",
-}
 _PRIORITIES: Final = len(Priority)
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 """Shared by all envelopes without headers; a handler sees it, so nobody may write into it."""
@@ -136,9 +108,9 @@ class Envelope:
             names = tuple(value)
             shape = _shapes.get(names)
             if shape is None:
-                unknown = {name: part for name, part in value.items() if name not in _TYPES}
+                unknown = {name: part for name, part in value.items() if name not in _KEYS}
                 if unknown:
-                    made = cls.from_map({name: part for name, part in value.items() if name in _TYPES})
+                    made = cls.from_map({name: part for name, part in value.items() if name in _KEYS})
                     made.unknown = unknown
                     return made
                 shape = _shape_of(names)
@@ -174,17 +146,17 @@ def _shape_of(names: tuple[str, ...]) -> _Shape:
             raise KeyError(needed)
     if len(_shapes) >= _MOST_SHAPES:
         _shapes.clear()
-    read = tuple((_FIELDS[name], _READ[name]) for name in names if name in _READ)
-    made = _Shape(tuple(_TYPES[name] for name in names), tuple(_FIELDS[name] for name in names), read)
-    _shapes[names] = made
+    keys = [_KEYS[name] for name in names]
+    read = tuple((key.field, key.read) for key in keys if key.read is not None)
+    made = _shapes[names] = _Shape(tuple(key.kind for key in keys), tuple(key.field for key in keys), read)
     return made
 
 
 def _misfit(value: Mapping[str, Any]) -> str:
     return next(
-        f"{name!r} is of type {type(part).__name__}, not {_TYPES[name].__name__}"
+        f"{name!r} is of type {type(part).__name__}, not {_KEYS[name].kind.__name__}"
         for name, part in value.items()
-        if type(part) is not _TYPES[name]
+        if type(part) is not _KEYS[name].kind
     )
 
 
@@ -226,12 +198,33 @@ def known_agent(kind: str, key: str) -> AgentId:
     return found
 
 
-_READ: Final[Mapping[str, Callable[..., Any]]] = {
-    "a": known_agent,
-    "s": known_agent,
-    "tp": TopicId,
-    "ch": _chain,
-    "bb": _large,
+class _Key(NamedTuple):
+    """A key on the wire. kind: of its value there; read: makes of that what the field holds, None where it is that."""
+
+    kind: type
+    field: str
+    read: Callable[..., Any] | None = None
+
+
+_KEYS: Final[Mapping[str, _Key]] = {
+    "i": _Key(str, "id"),
+    "t": _Key(str, "type"),
+    "b": _Key(bytes, "body"),
+    "ct": _Key(str, "content_type"),
+    "r": _Key(str, "reply"),
+    "tr": _Key(str, "trace"),
+    "h": _Key(dict, "headers"),
+    "c": _Key(int, "created"),
+    "p": _Key(int, "priority"),
+    "nb": _Key(int, "not_before"),
+    "dl": _Key(int, "deadline"),
+    "at": _Key(int, "attempt"),
+    "rp": _Key(bool, "repeatable"),
+    "a": _Key(list, "target", known_agent),
+    "s": _Key(list, "sender", known_agent),
+    "tp": _Key(list, "topic", TopicId),
+    "ch": _Key(list, "chain", _chain),
+    "bb": _Key(list, "large", _large),
 }
 
 
