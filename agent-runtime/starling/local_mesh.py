@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final
 
 from starling.client import Mesh
-from starling.codec import Codec
 from starling.context import checked_headers
 from starling.core import limits
 from starling.core.envelope import Envelope
@@ -25,6 +24,9 @@ from starling.ports.store import Store
 
 SLICE: Final = 0.004
 """Seconds of calls one after the other that need no waiting, before the loop gets another chance."""
+
+_Here = tuple[Turns, Activation, Handler, str, bytes, Any]
+"""What a call needs to run where it is made: its agent and handler, and the message by type name, packed and copied."""
 
 
 class LocalMesh(Mesh):
@@ -68,36 +70,34 @@ class LocalMesh(Mesh):
 
         The turn is the same but for that: it counts as committed when the answer is given.
         """
-        if id is None and priority is Priority.NORMAL and (timeout is None or timeout > 0):
-            codec = registry.codec_for(message)
-            found = self._idle(target, codec)
-            if found is not None:
-                body, copied = codec.copied(message)
-                if len(body) <= limits.MAX_BODY:
-                    turns, activation, handler = found
-                    now, seconds = self._wall(), limits.CALL_TIMEOUT if timeout is None else timeout
-                    envelope = Envelope(
-                        id=self._new_id(now),
-                        type=codec.name,
-                        body=body,
-                        target=target,
-                        reply=self._calls.next_address(),
-                        created=int(now * 1000),
-                        deadline=int((now + min(seconds, limits.MAX_CALL_TIMEOUT)) * 1000),
-                        headers=checked_headers(headers),
-                    )
-                    has_ended, result = turns.run_here(activation, envelope, handler, copied)
-                    if has_ended:
-                        if self._is_round_over():
-                            await asyncio.sleep(0)
-                        return result
-                    route = self._routes.current.target(target)
-                    answer = self._calls.expect_at(envelope.reply)  # in time: it comes with the commit
-                    return decode(*await self._calls.answer(route, envelope, answer, seconds))
-        return await super().call(target, message, timeout=timeout, headers=headers, priority=priority, id=id)
+        is_plain = id is None and priority is Priority.NORMAL and (timeout is None or timeout > 0)
+        here = self._here(target, message) if is_plain else None
+        if here is None:
+            return await super().call(target, message, timeout=timeout, headers=headers, priority=priority, id=id)
+        turns, activation, handler, type_name, body, copied = here
+        now, seconds = self._wall(), limits.CALL_TIMEOUT if timeout is None else timeout
+        envelope = Envelope(
+            id=self._new_id(now),
+            type=type_name,
+            body=body,
+            target=target,
+            reply=self._calls.next_address(),
+            created=int(now * 1000),
+            deadline=int((now + min(seconds, limits.MAX_CALL_TIMEOUT)) * 1000),
+            headers=checked_headers(headers),
+        )
+        has_ended, result = turns.run_here(activation, envelope, handler, copied)
+        if not has_ended:
+            route = self._routes.current.target(target)
+            answer = self._calls.expect_at(envelope.reply)  # in time: it comes with the commit
+            return decode(*await self._calls.answer(route, envelope, answer, seconds))
+        if self._is_round_over():
+            await asyncio.sleep(0)
+        return result
 
-    def _idle(self, target: AgentId, codec: Codec) -> tuple[Turns, Activation, Handler] | None:
-        """Return where a call would run now, past the mailbox and all that it orders; None when something waits."""
+    def _here(self, target: AgentId, message: object) -> _Here | None:
+        """Return what runs a call now, past the mailbox and all that it orders; None when something waits."""
+        codec = registry.codec_for(message)
         shard_id = shard_of(target.type, target.key, self._shards)
         shard = self._running(shard_id)
         turns = None if shard is None else shard.turns
@@ -107,7 +107,8 @@ class LocalMesh(Mesh):
         handler = activation.definition.only_call_handler(codec)
         if handler is None or handler.suspends or handler.attempts > 1:
             return None
-        return turns, activation, handler
+        body, copied = codec.copied(message)
+        return None if len(body) > limits.MAX_BODY else (turns, activation, handler, codec.name, body, copied)
 
     def _is_round_over(self) -> bool:
         """Whether direct calls have kept the loop from going round for long enough."""
