@@ -150,7 +150,7 @@ class Schedule:
     def _run_soon(self) -> None:
         """Run what is ready in the next turn of the loop, with all that this one brings.
 
-        A callback, and none of a task's: what a task's wait and wake cost is in docs/performance.md.
+        A callback, and none of a task's: what a wake of a task costs is in docs/performance.md.
         """
         if not self._is_due and self._serving is not None:
             self._is_due = True
