@@ -153,7 +153,7 @@ class Committer:
     def begin(self) -> None:
         """Send a record if there is something for it, or let the end of the one that is under way send the next.
 
-        No task waits for what is to be committed, or for the ack: what a wake of a task costs is in docs/performance.md.
+        No task waits for what is to be committed, or for the ack: docs/performance.md says what the wake of one costs.
         """
         while self._is_wanted and self._send():
             pass
