@@ -107,7 +107,7 @@ async def until(fact: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-@pytest.mark.row("RT-25")
+@pytest.mark.row("RT-25", part="what is sent and not delivered is bounded by bytes")
 async def test_what_small_messages_let_a_shard_send_waits_in_its_mailbox_while_the_target_takes_nothing() -> None:
     async with testing.mesh(Sender, Sink, Relay, shards=1) as mesh:
         await limit(mesh, 1)

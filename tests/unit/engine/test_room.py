@@ -116,7 +116,7 @@ async def until(fact: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.row("RT-25")
+@pytest.mark.row("RT-25", part="what large bodies take at once is bounded by bytes")
 async def test_many_large_bodies_at_once_stay_under_the_bound_while_small_messages_go_on() -> None:
     INSIDE.reset(go_on=False)
     count = FIT + 7
@@ -138,7 +138,7 @@ async def test_many_large_bodies_at_once_stay_under_the_bound_while_small_messag
         assert (room.held_bytes, room._active) == (0, 0)
 
 
-@pytest.mark.row("RT-25")
+@pytest.mark.row("RT-25", part="what large bodies take at once is bounded by bytes")
 async def test_a_body_larger_than_all_the_room_is_handled_alone_and_those_behind_it_follow() -> None:
     INSIDE.reset(go_on=True)
     async with testing.mesh(Painter, shards=4) as mesh:
