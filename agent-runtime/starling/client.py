@@ -445,7 +445,7 @@ class Mesh:
         return client_proxy(self, cls, key)
 
     def _new_id(self, now: float | None = None) -> str:
-        return message_id(int((self._wall() if now is None else now) * 1000), self._chance.getrandbits(74))
+        return message_id(int((self._wall() if now is None else now) * 1000), self._chance.getrandbits(76))
 
 
 def _is_patient(when_full: str) -> bool:

@@ -80,10 +80,6 @@ class Handler:
             value = None
         return self.results.get(type(value)) or self._subclass(type(value)), value
 
-    def run(self, agent: Any, message: Any, context: Any) -> Any:
-        """Run a turn that cannot wait, and return what the handler returns."""
-        return self.finish(self.start(agent, message, context))
-
     def finish(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Return what a coroutine of `start` returns that cannot wait."""
         try:

@@ -19,9 +19,9 @@ _AGENT_TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _TOPIC_TYPE = re.compile(r"[\w.:=-]+")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]*")
 
-_VARIANT: Final = 1 << 63
-_LOW: Final = (1 << 62) - 1
-"""Of a message id: the bits that chance decides, behind those that say by which rule it was made."""
+_CHANCE: Final = (1 << 76) - 1 & ~(3 << 62)
+"""Of the last 76 bits of a message id, those that chance decides; the other two say by which rule it was made."""
+_VARIANT: Final = 2 << 62
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -116,10 +116,10 @@ def untoken(text: str) -> str:
 def message_id(created: int, chance: int) -> str:
     """Return an id as UUID version 7 (RFC 9562): ids sort by when they were made.
 
-    created: milliseconds since 1970; chance: 74 random bits.
+    created: milliseconds since 1970; chance: 76 random bits, of which 74 are used.
     """
-    low = "%x" % (_VARIANT | chance & _LOW)
-    return f"{_dated(created)}{chance >> 62 & 0xFFF:03x}-{low[:4]}-{low[4:]}"
+    rest = "%019x" % (chance & _CHANCE | _VARIANT)
+    return f"{_dated(created)}{rest[:3]}-{rest[3:7]}-{rest[7:]}"
 
 
 @lru_cache(maxsize=64)

@@ -151,7 +151,7 @@ class Calls:
         large = await self.claim(route, body) if len(body) > limits.MAX_BODY else None
         reply_to, future = self.expect()
         envelope = Envelope(
-            id=call_id or message_id(int(now * 1000), self._chance.getrandbits(74)),
+            id=call_id or message_id(int(now * 1000), self._chance.getrandbits(76)),
             type=type_name,
             body=body if large is None else b"",
             large=large,

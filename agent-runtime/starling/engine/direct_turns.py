@@ -82,7 +82,7 @@ class DirectTurns(TurnStarts):
             context = self._context(turn, work, envelope) if handler.with_context or hooks is not None else None
             if hooks is not None:
                 turn.context = context
-            result = handler.run(activation.agent, message, context)
+            result = handler.finish(handler.start(activation.agent, message, context))
             body, answer = handler.copied_result(result)
             if len(body) > MAX_BODY and turn.records_nothing:
                 check_inline(body, f"the answer to {envelope.type}, of an agent with durability none,")

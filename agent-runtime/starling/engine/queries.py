@@ -163,7 +163,7 @@ class Queries:
         agent = activation.agent
         assert agent is not None
         try:
-            result = handler.run(agent, message, context)
+            result = handler.finish(handler.start(agent, message, context))
         finally:
             self._check_state(handler, activation.definition, agent, activation.data)
         return self._result(envelope, handler, result)

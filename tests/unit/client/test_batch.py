@@ -182,7 +182,7 @@ async def test_an_empty_batch_is_fine() -> None:
 @pytest.mark.row("RT-15", part="100,000 ids made in one burst are all different")
 def test_ids_made_in_one_burst_are_all_different_and_sort_by_time() -> None:
     chance = random.Random(1)
-    ids = [message_id(1_700_000_000_000 + n // 50_000, chance.getrandbits(74)) for n in range(100_000)]
+    ids = [message_id(1_700_000_000_000 + n // 50_000, chance.getrandbits(76)) for n in range(100_000)]
     assert len(set(ids)) == 100_000
     assert max(ids[:50_000]) < min(ids[50_000:])
     read = uuid.UUID(ids[0])
