@@ -111,7 +111,7 @@ class DirectTurns(TurnStarts):
         if turn.destroyed:
             self._destroy(activation, outcome)
         activation.committed = activation.data
-        self._count(activation.id.type, "ok", started)
+        self._stats.busy_seconds += self._count(activation.id.type, "ok", started)
         if self._tells_all:
             log.debug("message handled", extra={"type": turn.work.envelope and turn.work.envelope.type, "attempt": 1})
         if turn.sends:
@@ -124,7 +124,6 @@ class DirectTurns(TurnStarts):
             outcome.after = partial(self._is_recorded, activation, size_bytes)
             self._finish(outcome)
         self._next(activation)
-        self._stats.busy_seconds += self._settings.timer() - started
 
     def _is_recorded(self, activation: Activation, size_bytes: int) -> None:
         activation.unrecorded -= 1

@@ -216,8 +216,12 @@ class Schedule:
         if not outcome.lazy or len(self.lazy) >= limits.MAX_LAZY:
             self._tell_soon()
 
-    def _count(self, agent_type: str, result: str, started: float) -> None:
+    def _count(self, agent_type: str, result: str, started: float) -> float:
+        """Count the end of a turn; return the seconds that it took, 0 for one that did not start."""
         self._stats.turns[agent_type, result] += 1
-        if started:
-            spent = self._stats.turn_seconds
-            spent[agent_type] = spent.get(agent_type, 0.0) + self._settings.timer() - started
+        if not started:
+            return 0.0
+        seconds = self._settings.timer() - started
+        spent = self._stats.turn_seconds
+        spent[agent_type] = spent.get(agent_type, 0.0) + seconds
+        return seconds
