@@ -367,6 +367,7 @@ class Committer:
             outcome = waiting.popleft()
             batch.size_bytes += outcome.size_bytes
             batch.outcomes.append(outcome)
+            batch.ended = batch.ended or outcome.ends
             if outcome.work is not None:
                 self._work_done(outcome, outcome.work, batch)
             if outcome.cells is not None:
@@ -393,7 +394,6 @@ class Committer:
 
     def _work_done(self, outcome: Outcome, work: Work, batch: _Batch) -> None:
         """The work's place is finished, whichever it is by now; or it has a due record from here on."""
-        batch.ended = batch.ended or outcome.ends
         if not work.due:
             if work.inlet is not None:  # else it came past the mailbox
                 self._intakes[work.inlet].finished(work)
@@ -487,6 +487,8 @@ class Committer:
         self._turns.stored(batch.size_bytes)
         for outcome in batch.outcomes:
             _stored(outcome)
+            if outcome.answered is not None:
+                self._turns.answer_recorded(outcome, outcome.answered)
             self._large.committed(outcome)
         for slot, frame in enumerate(record.frames):
             self._delivery.offer(self._outbox.add(frame, FrameRef(sequence, slot)))

@@ -139,6 +139,7 @@ class Outcome:
         "activation",
         "after",
         "agent",
+        "answered",
         "cells",
         "dead",
         "due",
@@ -181,6 +182,8 @@ class Outcome:
         """Ends when the commit is stored."""
         self.after: Callable[[], None] | None = None
         """Called when the commit is stored."""
+        self.answered: Activation | None = None
+        """Whose turn it was, when its caller has the answer before the commit."""
         self.trace: TurnTrace | None = None
         """Ends when the commit is stored; None without tracing."""
         self.lazy = False
