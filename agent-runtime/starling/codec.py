@@ -87,10 +87,11 @@ class Codec:
         back = None
         try:
             body = self._write(value, warnings=False)
-            is_certain = self._is_certain is not None and self._is_certain(value, body)
+            needs_copy = copied and not self._is_shareable
+            is_certain = not needs_copy and self._is_certain is not None and self._is_certain(value, body)
             if is_certain and self._is_shareable:
                 back = value
-            elif copied or not is_certain:
+            elif not is_certain:
                 back = self._read(body, strict=True)
                 if back != value and (lost := difference(value, back, self.name)):
                     raise DecodeError(lost)
