@@ -72,7 +72,7 @@ class ErrorHooks:
             async with asyncio.timeout(TIMEOUT):
                 await hook(agent, error, ctx)
         except BaseException as raised:
-            if is_from_outside(raised, task, cancelled=task is None or bool(task.cancelling())):
+            if is_from_outside(raised, task):
                 raise
             log.exception("an error hook failed", extra={"hook": hook.__qualname__, "about": type(error).__name__})
 

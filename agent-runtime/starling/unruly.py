@@ -6,17 +6,17 @@ import asyncio
 from typing import Any
 
 
-def is_from_outside(raised: BaseException, task: asyncio.Task[Any] | None, *, cancelled: bool) -> bool:
+def is_from_outside(raised: BaseException, task: asyncio.Task[Any] | None, *, cancelled: bool | None = None) -> bool:
     """Whether what came out of somebody's code is not of that code's making, and has to go on to our caller.
 
-    A person interrupts; we have cancelled the task, which the caller knows; or the loop has ended, and what is left is
-    closed. task: in which the code runs.
+    A person interrupts; the task is cancelled; or the loop has ended, and what is left is closed. task: in which the
+    code runs. cancelled: whether it is we who cancel the task, where the caller knows it; None: ask the task.
     """
     match raised:
         case KeyboardInterrupt():
             return True
         case asyncio.CancelledError():
-            return cancelled
+            return task is None or bool(task.cancelling()) if cancelled is None else cancelled
         case GeneratorExit():
             return not _is_running(task)
     return False

@@ -148,7 +148,7 @@ class Queries:
         except TimeoutError:
             reply = self._error(envelope, CallTimeout(f"the deadline of {envelope.type} passed during its query"))
         except BaseException as raised:
-            if is_from_outside(raised, task, cancelled=task is None or bool(task.cancelling())):
+            if is_from_outside(raised, task):
                 if isinstance(raised, asyncio.CancelledError):
                     self._answers.put(reply_to, self._error(envelope, _NotCurrent()).pack())
                 raise

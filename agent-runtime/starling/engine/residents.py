@@ -189,6 +189,6 @@ async def _hook(agent: Agent[Any], name: str) -> None:
         async with asyncio.timeout(limits.HOOK_TIMEOUT if name == "on_passivate" else limits.CLOSE_TIMEOUT):
             await getattr(agent, name)()
     except BaseException as raised:
-        if is_from_outside(raised, task, cancelled=task is None or bool(task.cancelling())):
+        if is_from_outside(raised, task):
             raise
         log.exception("lifecycle hook failed", extra={"agent": str(agent.id), "hook": name})
