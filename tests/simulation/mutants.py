@@ -36,6 +36,7 @@ from starling.engine.producer import Producer
 from starling.engine.queries import Queries
 from starling.engine.query_client import QueryClient
 from starling.engine.reading import Reading
+from starling.engine.records import Records
 from starling.engine.room import Room, Share
 from starling.engine.shard import OwnedShard
 from starling.engine.sweep import Sweep
@@ -323,7 +324,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a due record stays when its message is done",
         "M7",
-        lambda: edited(Committer._work_done, ("elif outcome.moves_to is None:", "elif False:")),
+        lambda: edited(Records._work_done, ("elif outcome.moves_to is None:", "elif False:")),
     ),
     Mutant(
         "the running message is not parked with those behind it",
@@ -500,7 +501,7 @@ MUTANTS: tuple[Mutant, ...] = (
         lambda: all_of(
             edited(Committer._apply, ("self._large.committed(outcome)", "pass")),
             edited(
-                Committer._work_done,
+                Records._work_done,
                 ("if not work.due:\n", "self._large.committed(outcome)\n        if not work.due:\n"),
             ),
         ),

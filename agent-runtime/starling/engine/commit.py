@@ -8,38 +8,25 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import copy_context
 from functools import partial
-from typing import Final, TypedDict
+from typing import Final
 
 from starling.core import limits
 from starling.core.due import Due, DueChange, DueIndex, DueKind, is_transient
-from starling.core.envelope import frame_body
-from starling.core.ids import Epoch, PoolName, ShardId
-from starling.core.names import Inlet, Lane, Origin
+from starling.core.names import Inlet, Origin
 from starling.core.outbox import Outbox
 from starling.core.overlay import Overlay
-from starling.core.record import (
-    DEAD,
-    Cell,
-    Done,
-    Frame,
-    FrameRef,
-    Kind,
-    Record,
-    ReplyRecord,
-    Source,
-    Target,
-)
+from starling.core.record import FrameRef, Record, ReplyRecord
 from starling.core.replay import Replay
 from starling.core.replies import gathered
 from starling.engine.at_once import at_once
-from starling.engine.dead import undeliverable
 from starling.engine.deliver import Delivery
 from starling.engine.intake import Intake
 from starling.engine.journal import Journal
 from starling.engine.large import LargeValues
+from starling.engine.records import Batch, Records
 from starling.engine.shard_info import PoolSettings, ShardStats
 from starling.engine.turns import Turns
-from starling.engine.work import DueAdd, Outcome, Work
+from starling.engine.work import Outcome
 from starling.errors import Unreachable
 from starling.ports.store import Answer, Store
 
@@ -50,42 +37,16 @@ SETTLE: Final = 1.0
 MAX_REFS: Final = 4000
 
 
-class _Positions(TypedDict):
-    floors: dict[Inlet, int]
-    done: dict[Inlet, Done]
-    seen: dict[Source, int]
-    confirmed: dict[Target, int]
-
-
-class _Batch:
-    """What one record is to hold. ended: whether a message is done with, so that its takes were not barren."""
-
-    __slots__ = ("added", "cells", "ended", "frames", "outcomes", "removed", "replies", "size_bytes")
-
-    def __init__(self) -> None:
-        self.outcomes: list[Outcome] = []
-        self.cells: dict[str, Cell] = {}
-        self.frames: list[Frame] = []
-        self.replies: list[ReplyRecord] = []
-        self.added: dict[str, Due] = {}
-        self.removed: list[tuple[str, str]] = []
-        self.ended = False
-        self.size_bytes = 0
-
-
 class Committer:
-    """Builds and stores the shard's records. Nothing of a turn leaves the shard before its record is stored."""
+    """Says when a record is due, sends it, and makes true what it says: nothing of a turn leaves the shard before."""
 
     def __init__(
         self,
         store: Store,
         settings: PoolSettings,
-        shard: ShardId,
         *,
         journal: Journal,
-        epoch: Epoch,
-        owner: str,
-        map_rev: int,
+        records: Records,
         replay: Replay,
         turns: Turns,
         intakes: Mapping[Inlet, Intake],
@@ -98,14 +59,8 @@ class Committer:
     ) -> None:
         self._store = store
         self._settings = settings
-        self._shard = shard
         self._journal = journal
-        self._epoch = epoch
-        self._owner = owner
-        self._map_rev = map_rev
-        self._incarnation = replay.incarnation
-        self._counters = dict(replay.counters)
-        self._seen_at_floor = dict(replay.seen)
+        self._records = records
         self._turns = turns
         self._intakes = intakes
         self._outbox = outbox
@@ -113,11 +68,9 @@ class Committer:
         self._delivery = delivery
         self._due = due
         self._large = large
-        self._barren = replay.barren
         self.on_due: Callable[[Sequence[Due]], None] = lambda added: None
         """Told of the due records that a commit has made live."""
         self._stats = stats
-        self.snapshot = replay.snapshot
         self._records_since = replay.records
         self._bytes_since = 0
         self.committed = asyncio.Event()
@@ -215,7 +168,7 @@ class Committer:
         self._began_at = self._loop.time()
         started = self._settings.timer()
         try:
-            record, batch = (self._snapshot_record(), None) if self._is_snapshot_due else self._turns_record()
+            record, batch = (self._records.snapshot(), None) if self._is_snapshot_due else self._records.commit()
             sent = self._settings.timer()
             answer = asyncio.ensure_future(self._journal.send(record))
         except Exception as error:
@@ -227,11 +180,11 @@ class Committer:
         answer.add_done_callback(partial(self._answered, record, batch, sent), context=self._context)
         return False
 
-    def _answered(self, record: Record, batch: _Batch | None, sent: float, answer: asyncio.Future[Answer]) -> None:
+    def _answered(self, record: Record, batch: Batch | None, sent: float, answer: asyncio.Future[Answer]) -> None:
         if self._ended(record, batch, sent, answer):
             self.begin()
 
-    def _ended(self, record: Record, batch: _Batch | None, sent: float, answer: asyncio.Future[Answer]) -> bool:
+    def _ended(self, record: Record, batch: Batch | None, sent: float, answer: asyncio.Future[Answer]) -> bool:
         """Make true what the record says; return whether its replies are written, so that the next may begin."""
         if self._serving is None or answer.cancelled():
             return False  # nothing was told of it, and the journal takes no further record from us
@@ -240,7 +193,6 @@ class Committer:
             self._journal.ended(answer.result())
             self._appended(record, started - sent)
             if batch is None:
-                self.snapshot = self._journal.last
                 self._records_since = self._bytes_since = 0
             else:
                 self._apply(record, batch)
@@ -277,54 +229,21 @@ class Committer:
         if self._serving is not None and not self._serving.done():
             self._serving.set_exception(error)
 
-    def _turns_record(self) -> tuple[Record, _Batch]:
-        batch = self._gather()
-        record = Record(
-            kind=Kind.COMMIT,
-            previous=self._journal.last,
-            epoch=self._epoch,
-            owner=self._owner,
-            map_rev=self._map_rev,
-            barren=0 if batch.ended else self._barren,
-            snapshot=self.snapshot,
-            cells=batch.cells,
-            frames=batch.frames,
-            replies=batch.replies,
-            counters={frame.target: frame.number for frame in batch.frames},
-            due_added=list(batch.added.values()),
-            due_removed=batch.removed,
-            **self._positions(),
-        )
-        return record, batch
-
     async def free(self) -> None:
-        """Store the release record: the shard has no owner; what is owed is said in it."""
+        """Store the release record: the shard has no owner from then on."""
         self._serving = None
-        batch = self._gather()
-        undelivered = self._outbox.frames or batch.frames
-        record = Record(
-            kind=Kind.FREE,
-            previous=self._journal.last,
-            epoch=self._epoch,
-            map_rev=self._map_rev,
-            barren=0 if batch.ended else self._barren,
-            snapshot=self.snapshot,
-            cells=batch.cells,
-            frames=batch.frames,
-            replies=batch.replies,
-            counters={frame.target: frame.number for frame in batch.frames},
-            due_added=list(batch.added.values()),
-            due_removed=batch.removed,
-            owed=bool(undelivered or self._due.owed()),
-            wakes_at=0 if undelivered else self._due.next_at() or 0,
-            **self._positions(),
-        )
+        record, batch = self._records.free()
         started = self._settings.timer()
         await self._journal.append(record)
         self._appended(record, self._settings.timer() - started)
         for outcome in batch.outcomes:
             if outcome.trace is not None:
                 outcome.trace.committed(replied=outcome.reply is not None)
+
+    @property
+    def snapshot(self) -> int:
+        """Sequence of the newest stored snapshot; 0 for none."""
+        return self._records.newest_snapshot
 
     @property
     def is_storing(self) -> bool:
@@ -351,124 +270,12 @@ class Committer:
         self._stats.commits += 1
         self._stats.record_bytes = self._journal.written_bytes
         self._stats.commit_seconds += seconds
+        self._records.stored(record)
         self._records_since += 1
         self.committed_floors = dict(record.floors)
         self.committed.set()
 
-    def _gather(self) -> _Batch:
-        """Take what has ended up to the size of a commit."""
-        batch = _Batch()
-        sends: dict[tuple[PoolName, str, ShardId, Lane], list[bytes]] = {}
-        dead: list[tuple[str, bytes]] = []
-        turns = self._turns
-        while waiting := turns.outcomes or turns.lazy:
-            if batch.size_bytes and batch.size_bytes + waiting[0].size_bytes > limits.MAX_COMMIT:
-                break
-            outcome = waiting.popleft()
-            batch.size_bytes += outcome.size_bytes
-            batch.outcomes.append(outcome)
-            batch.ended = batch.ended or outcome.ends
-            if outcome.work is not None:
-                self._work_done(outcome, outcome.work, batch)
-            if outcome.cells is not None:
-                batch.cells.update(outcome.cells)
-            if outcome.undue or outcome.unname:
-                self._unset(outcome, batch)
-            if outcome.due is not None:
-                for due in outcome.due:
-                    self._add_due(due, batch)
-            for target, packed, lane in outcome.sends:
-                pool = target.pool
-                sends.setdefault((pool.pool, pool.incarnation, target.shard, lane), []).append(packed)
-            if outcome.reply is not None:
-                batch.replies.append(outcome.reply)
-            if outcome.dead is not None:
-                dead.append(outcome.dead)
-        batch.frames = [
-            self._frame(Target(pool_name, incarnation, shard, lane.value), frame_body(packed))
-            for (pool_name, incarnation, shard, lane), packed in sends.items()
-        ]
-        batch.frames += [self._dead_frame(message_id, body) for message_id, body in dead]
-        batch.frames += self._given_up()
-        return batch
-
-    def _work_done(self, outcome: Outcome, work: Work, batch: _Batch) -> None:
-        """The work's place is finished, whichever it is by now; or it has a due record from here on."""
-        if not work.due:
-            if work.inlet is not None:  # else it came past the mailbox
-                self._intakes[work.inlet].finished(work)
-        elif outcome.moves_to is None:
-            self._remove_due(work.due, batch)
-        if outcome.moves_to is not None:
-            self._add_due(outcome.moves_to, batch)
-            work.due = outcome.moves_to.key
-
-    def _unset(self, outcome: Outcome, batch: _Batch) -> None:
-        for key in outcome.undue or ():
-            self._remove_due(key, batch)
-        for name in outcome.unname or ():
-            assert outcome.agent is not None
-            named = self._due.names.get((outcome.agent, name))
-            if named is not None:
-                self._remove_due(named, batch)
-
-    def _add_due(self, due: DueAdd, batch: _Batch) -> None:
-        row, moved = self._due.add(due.key, due.at, due.kind, name=due.name, lane=due.lane.value)
-        batch.added[due.key] = row
-        if moved is not None:
-            batch.removed.append(moved)
-        if due.body is not None:
-            batch.cells[due.key] = Cell(0, due.body)
-
-    def _remove_due(self, key: str, batch: _Batch) -> None:
-        removed = self._due.remove(key)
-        if removed is None:
-            return
-        batch.added.pop(key, None)
-        batch.removed.append(removed)
-        batch.cells[key] = Cell(0, None)
-
-    def _frame(self, target: Target, body: bytes, message_id: str = "") -> Frame:
-        previous = self._counters.get(target, 0)
-        self._counters[target] = previous + 1
-        return Frame(target, previous + 1, previous, body, message_id)
-
-    def _dead_frame(self, message_id: str, body: bytes) -> Frame:
-        """A dead letter on its way. Its number makes the id its own: two producers may choose the same message id."""
-        target = Target(self._settings.pool, self._incarnation, self._shard, DEAD)
-        number = self._counters.get(target, 0) + 1
-        return self._frame(target, body, f"{message_id}-{self._source}.{number}")
-
-    def _given_up(self) -> list[Frame]:
-        """Frames without a route become dead letters of this pool; their chain starts anew."""
-        given_up, self._delivery.given_up = self._delivery.given_up, []
-        return [
-            self._dead_frame(*undeliverable(frame, source=self._source, now=self._settings.wall()))
-            for frame in given_up
-            if frame.target.lane != DEAD
-        ]
-
-    @property
-    def _source(self) -> str:
-        return f"{self._incarnation}.{self._shard}"
-
-    def _positions(self) -> _Positions:
-        passed: dict[Source, int] = {}
-        floors = {inlet: intake.advance() for inlet, intake in self._intakes.items()}
-        for intake in self._intakes.values():
-            passed.update(intake.positions.passed)
-            intake.positions.passed.clear()
-        self._seen_at_floor.update(passed)
-        confirmed, self._outbox.confirmed = self._outbox.confirmed, {}
-        done = {inlet: intake.positions.done() for inlet, intake in self._intakes.items()}
-        return _Positions(
-            floors=floors,
-            done={inlet: d for inlet, d in done.items() if d.ranges or d.partly},
-            seen=passed,
-            confirmed=confirmed,
-        )
-
-    def _apply(self, record: Record, batch: _Batch) -> None:
+    def _apply(self, record: Record, batch: Batch) -> None:
         """What a stored record makes true: versions for the table, frames for their targets."""
         sequence = self._journal.last
         now = asyncio.get_running_loop().time()
@@ -481,7 +288,6 @@ class Committer:
             self._due.committed(DueChange(sequence, list(batch.added.values()), batch.removed))
             self.on_due(list(batch.added.values()))
             self._stats.due_records = len(self._due)
-        self._barren = record.barren
         if batch.ended and self._turns.careful:
             self._turns.careful = False
         self._turns.stored(batch.size_bytes)
@@ -514,27 +320,6 @@ class Committer:
                 intake.paused = True
             elif intake.paused:
                 intake.resume()
-
-    def _snapshot_record(self) -> Record:
-        """Return all small state as of the last record; of turns that have finished since, nothing."""
-        positions = self._positions()
-        return Record(
-            kind=Kind.SNAPSHOT,
-            previous=self._journal.last,
-            epoch=self._epoch,
-            owner=self._owner,
-            map_rev=self._map_rev,
-            barren=self._barren,
-            snapshot=self.snapshot,
-            incarnation=self._incarnation,
-            floors=positions["floors"],
-            done=positions["done"],
-            seen=self._seen_at_floor,
-            counters=self._counters,
-            frame_refs=list(self._outbox.refs()),
-            cell_refs=list(self._overlay.refs()),
-            due_buckets=self._due.buckets(),
-        )
 
 
 def _stored(outcome: Outcome) -> None:

@@ -34,6 +34,7 @@ from starling.engine.overdue import Overdue
 from starling.engine.passivation import Passivation
 from starling.engine.queries import Queries
 from starling.engine.reading import Reading
+from starling.engine.records import Records
 from starling.engine.repairs import CELLS, REPAIR, Repairs
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard_info import Owner, PoolSettings, ShardStats
@@ -133,14 +134,26 @@ class OwnedShard:
             for inlet in INLETS
         }
         self._delivery = Delivery(store, settings, f"{fold.incarnation}.{shard}", self._outbox, self.stats)
-        self._committer = Committer(
-            store,
+        records = Records(
             settings,
             shard,
             journal=journal,
             epoch=self.epoch,
             owner=str(owner),
             map_rev=taken.map_rev,
+            replay=fold,
+            turns=self._turns,
+            intakes=self._intakes,
+            outbox=self._outbox,
+            overlay=self._overlay,
+            delivery=self._delivery,
+            due=self._due,
+        )
+        self._committer = Committer(
+            store,
+            settings,
+            journal=journal,
+            records=records,
             replay=fold,
             turns=self._turns,
             intakes=self._intakes,
