@@ -501,8 +501,13 @@ MUTANTS: tuple[Mutant, ...] = (
         lambda: all_of(
             edited(Committer._apply, ("self._large.committed(outcome)", "pass")),
             edited(
-                Records._work_done,
-                ("if not work.due:\n", "self._large.committed(outcome)\n        if not work.due:\n"),
+                Committer._send,
+                (
+                    "            sent = self._settings.timer()\n",
+                    "            sent = self._settings.timer()\n"
+                    "            for outcome in () if batch is None else batch.outcomes:\n"
+                    "                self._large.committed(outcome)\n",
+                ),
             ),
         ),
         large=True,
