@@ -19,7 +19,9 @@ def frames_of_garbage(
         shard = ShardId(chance.randrange(shards))
         lane = chance.choice(("o.n", "o.u", "f.n", "f.u", "o.n"))
         mailbox = names.mailbox_subjects(shard).removesuffix(">")
-        subject = chance.choice((f"{mailbox}{lane}",) * 8 + (names.queries(shard), names.taken(shard)))
+        subject = chance.choice(
+            (f"{mailbox}{lane}",) * 8 + (names.queries(shard), names.taken(shard), names.again(shard))
+        )
         kind = number % 5
         if kind == 0:
             yield subject, chance.randbytes(chance.randrange(200)), None

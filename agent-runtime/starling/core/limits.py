@@ -60,6 +60,11 @@ NO_STREAM_PATIENCE: Final = 3.0
 MAX_CONCURRENT_TURNS: Final = 256
 CALL_TIMEOUT: Final = 30.0
 MAX_CALL_TIMEOUT: Final = 3600.0
+ASK_AGAIN: Final = 5.0
+"""After so long without a reply the callee is asked whether it has sent one; then twice as long each time."""
+ASK_AGAIN_CAP: Final = 60.0
+SENT_REPLIES: Final = MIB
+"""Replies that a shard has sent lately and can send again, together."""
 QUERY_TIMEOUT: Final = 5.0
 ATTEMPTS: Final = 5
 BACKOFF_FIRST: Final = 1.0

@@ -146,6 +146,10 @@ class PoolNames(NamedTuple):
         """Core message: nobody waits any more for the call whose id is its body."""
         return f"st.{self.mesh}.{self.pool}.cancel.{shard}"
 
+    def again(self, shard: ShardId) -> str:
+        """Subject on which a caller asks for a reply that it waits for and may have missed; the body is its address."""
+        return f"st.{self.mesh}.{self.pool}.again.{shard}"
+
     def alive(self, pod: PodName | str) -> str:
         """Liveness subject of a pod: it answers; without responders the process is gone."""
         return f"st.{self.mesh}.{self.pool}.alive.{pod}"

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from starling.core import limits
 from starling.core.envelope import NORMAL_PRIORITY, Envelope
 from starling.core.ids import AgentId, message_id
-from starling.core.names import MeshNames
+from starling.core.names import MeshNames, PoolNames
 from starling.core.priority import lane_of
 from starling.core.reference import BODY, Reference, refer
 from starling.core.replies import MANY, address, spread
@@ -109,17 +109,23 @@ class Calls:
         """Wait for this reply no longer."""
         self._waiting.pop(reply_to, None)
 
-    def give_up(self, subject: str, call: str) -> None:
-        """Tell a shard that nobody waits for a call any more; it may be too late, or get lost."""
-        task = asyncio.get_running_loop().create_task(self._give_up(subject, call), name="call given up")
+    def give_up(self, target: Target, call: str) -> None:
+        """Tell the callee that nobody waits for a call any more; it may be too late, or get lost."""
+        self._tell(self._names(target).cancel(target.shard), call)
+
+    def _names(self, target: Target) -> PoolNames:
+        return MeshNames(self._mesh).pool(target.pool.pool)
+
+    def _tell(self, subject: str, text: str) -> None:
+        task = asyncio.get_running_loop().create_task(self._signal(subject, text), name=f"tells {subject}")
         self._telling.add(task)
         task.add_done_callback(self._telling.discard)
 
-    async def _give_up(self, subject: str, call: str) -> None:
+    async def _signal(self, subject: str, text: str) -> None:
         try:
-            await self._store.signal(subject, call.encode())
+            await self._store.signal(subject, text.encode())
         except Unreachable:
-            log.debug("callee not told that its caller gave up", extra={"message_id": call})
+            log.debug("callee not told of a call", extra={"subject": subject, "text": text})
 
     async def call(
         self,
@@ -173,7 +179,7 @@ class Calls:
             # answer goes to another address; and calls that wait for the same mailbox share a frame.
             lane = lane_of(envelope.priority)
             stored = self._producer.put(route, envelope, user_id=None, lane=lane, sending=sending)
-            stored.add_done_callback(lambda done: _not_stored(done, future))
+            stored.add_done_callback(lambda done: self._not_stored(done, reply_to))
             try:
                 return await self.answer(route, envelope, future, deadline - now, sending)
             finally:
@@ -200,16 +206,14 @@ class Calls:
 
         future: of `expect`; seconds: that it may take from now. Raises as `call`; cancelling tells the callee.
         """
-        slot = self._deadlines.watch(future, seconds)
         try:
-            reply = await future
+            reply = await self.reply(route, envelope.reply, future, seconds)
         except TimeoutError:
             raise CallTimeout(f"{envelope.target} did not answer {envelope.type} within {seconds:.3g} s") from None
         except asyncio.CancelledError:
-            self.give_up(MeshNames(self._mesh).pool(route.pool.pool).cancel(route.shard), envelope.id)
+            self.give_up(route, envelope.id)
             raise
         finally:
-            slot.pop(future, None)
             self.forget(envelope.reply)
         if sending is not None:
             sending.happened("reply")
@@ -218,7 +222,31 @@ class Calls:
             reply = await self._objects.answer(reply)
         return reply.type, reply.body
 
+    async def reply(self, target: Target, reply_to: str, future: asyncio.Future[Reply], seconds: float) -> Reply:
+        """Return the reply to a call that is under way. Raises TimeoutError after so many seconds.
 
-def _not_stored(done: asyncio.Future[Accepted], reply: asyncio.Future[Reply]) -> None:
-    if not done.cancelled() and (error := done.exception()) is not None and not reply.done():
-        reply.set_exception(error)
+        A reply is a core message, which is lost while its caller, a server or a route between is away: who waits
+        long asks the callee to send again what it has sent.
+        """
+        patience = limits.ASK_AGAIN
+        while True:
+            patience = min(patience, seconds)
+            slot = self._deadlines.watch(future, patience)
+            try:
+                return await future
+            except TimeoutError:
+                seconds -= patience
+                if seconds <= 0:
+                    raise
+            finally:
+                slot.pop(future, None)
+            future = self.expect_at(reply_to)
+            self._tell(self._names(target).again(target.shard), reply_to)
+            patience = min(2 * patience, limits.ASK_AGAIN_CAP)
+
+    def _not_stored(self, done: asyncio.Future[Accepted], reply_to: str) -> None:
+        if done.cancelled() or (error := done.exception()) is None:
+            return
+        future = self._waiting.get(reply_to)
+        if future is not None and not future.done():
+            future.set_exception(error)

@@ -18,6 +18,7 @@ from starling.core.overlay import Overlay
 from starling.core.record import FrameRef, Record, ReplyRecord
 from starling.core.replay import Replay
 from starling.core.replies import gathered
+from starling.core.sent_replies import SentReplies
 from starling.engine.at_once import at_once
 from starling.engine.deliver import Delivery
 from starling.engine.intake import Intake
@@ -73,6 +74,8 @@ class Committer:
         self._stats = stats
         self._records_since = replay.records
         self._bytes_since = 0
+        self.sent_replies = SentReplies()
+        """For callers that have missed theirs."""
         self.committed = asyncio.Event()
         """Set after each commit."""
         self.committed_floors = dict(replay.floors)
@@ -209,10 +212,11 @@ class Committer:
 
     async def _reply(self, replies: Sequence[ReplyRecord]) -> None:
         for subject, body in gathered(replies):
+            self.sent_replies.keep(subject, body)
             try:
                 await self._store.signal(subject, body)
             except Unreachable:
-                break  # the caller hears nothing and runs into its deadline
+                continue  # the caller hears nothing, and will ask
 
     def _replied(self, replying: asyncio.Task[None]) -> None:
         self._replying = None

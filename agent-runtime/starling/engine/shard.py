@@ -43,7 +43,7 @@ from starling.engine.table import Table, last_mark
 from starling.engine.turns import Turns
 from starling.engine.work import Outcome, Work
 from starling.errors import DecodeError, Fenced
-from starling.ports.store import Signal, Store
+from starling.ports.store import Signal, Store, Subscription
 
 log = logging.getLogger(__name__)
 
@@ -263,6 +263,7 @@ class OwnedShard:
         OutcomeUnknown or Unreachable (drop everything; it may be taken again).
         """
         for reply in self._fold.replies:
+            self._committer.sent_replies.keep(reply.subject, reply.body)
             await self._store.signal(reply.subject, reply.body)
         cancels = await self._store.listen(self._names.cancel(self.shard), self._heard_cancel)
         try:
@@ -298,12 +299,15 @@ class OwnedShard:
             await self._turns.close()
 
     async def _answer(self) -> None:
-        """Answer queries until cancelled."""
-        heard = await self._store.listen(self._names.queries(self.shard), self._queries.heard)
+        """Answer queries, and callers that have missed their replies, until cancelled."""
+        listening: list[Subscription] = []
         try:
+            listening.append(await self._store.listen(self._names.queries(self.shard), self._queries.heard))
+            listening.append(await self._store.listen(self._names.again(self.shard), self._heard_again))
             await self._answers.run()
         finally:
-            await heard.close()
+            for heard in listening:
+                await heard.close()
             await self._queries.close()
             await self._answers.flush()
 
@@ -313,6 +317,11 @@ class OwnedShard:
 
     def _heard_cancel(self, signal: Signal) -> None:
         self._turns.cancel_call(signal.data.decode(errors="replace"))
+
+    def _heard_again(self, signal: Signal) -> None:
+        message = self._committer.sent_replies.find(signal.data.decode(errors="replace"))
+        if message is not None:
+            self._answers.put(*message)
 
     def release(self, *, at_once: bool = False) -> None:
         """Ask for the hand-off; `run` returns when it is done.

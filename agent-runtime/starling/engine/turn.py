@@ -85,6 +85,8 @@ class Shard(Protocol):
 
     def expect_reply(self) -> tuple[str, asyncio.Future[Reply]]: ...
 
+    async def reply(self, target: Target, reply_to: str, answer: asyncio.Future[Reply], seconds: float) -> Reply: ...
+
     def forget_reply(self, reply_to: str) -> None: ...
 
     def give_up_call(self, target: Target, call: str) -> None: ...
@@ -399,7 +401,7 @@ class Turn:
             if not sent:
                 packed = await self._pack_call(call, route, type_name, body, headers, reply_to, trace)
                 await self._shard.save("", None, (Send(route, packed, lane_of(source.priority)),))
-            reply = await self._wait(saved, call, route, type_name, answer)
+            reply = await self._wait(saved, call, route, type_name, reply_to, answer)
             saved.data = SavedCall(call.id, call.digest, call.deadline, reply.pack()).encode()
             return _answer(saved, await self._whole(saved, reply))
         finally:
@@ -417,13 +419,18 @@ class Turn:
             raise CallFailed(f"the answer of {reply.by} is not kept any more: {error}") from error
 
     async def _wait(
-        self, saved: SavedStep, call: SavedCall, route: Target, type_name: str, answer: asyncio.Future[Reply]
+        self,
+        saved: SavedStep,
+        call: SavedCall,
+        route: Target,
+        type_name: str,
+        reply_to: str,
+        answer: asyncio.Future[Reply],
     ) -> Reply:
         left = max(0.0, call.deadline / 1000 - self._shard.wall())
         self._waits(1)
         try:
-            async with asyncio.timeout(left):
-                return await answer
+            return await self._shard.reply(route, reply_to, answer, left)
         except TimeoutError:
             saved.failed = True
             raise CallTimeout(f"{route.agent} did not answer {type_name} by its deadline") from None

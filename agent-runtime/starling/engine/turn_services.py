@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, TopicId
-from starling.core.names import MeshNames
 from starling.core.record import Cell
 from starling.core.reply import Reply
 from starling.core.routes import Target
@@ -61,12 +60,16 @@ class TurnServices(Schedule):
     def expect_reply(self) -> tuple[str, asyncio.Future[Reply]]:
         return self._calls.expect()
 
+    async def reply(self, target: Target, reply_to: str, answer: asyncio.Future[Reply], seconds: float) -> Reply:
+        """Return the reply to a call of a turn. Raises TimeoutError after so many seconds."""
+        return await self._calls.reply(target, reply_to, answer, seconds)
+
     def forget_reply(self, reply_to: str) -> None:
         self._calls.forget(reply_to)
 
     def give_up_call(self, target: Target, call: str) -> None:
         """Tell the callee that nobody waits any more; it may be too late."""
-        self._calls.give_up(MeshNames(self._settings.mesh).pool(target.pool.pool).cancel(target.shard), call)
+        self._calls.give_up(target, call)
 
     def waits(self, waiting: int) -> None:
         self._waiting += waiting

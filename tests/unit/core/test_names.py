@@ -37,6 +37,7 @@ KEYS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=40
         (POOL.wake, "st.m.p.wake"),
         (POOL.queries(SHARD), "st.m.p.q.7"),
         (POOL.cancel(SHARD), "st.m.p.cancel.7"),
+        (POOL.again(SHARD), "st.m.p.again.7"),
         (POOL.drain(PodName("p-0")), "st.m.p.drain.p-0"),
         (POOL.replay_subject(5), "st.m.p.dead.replay.5"),
         (POOL.replay_subjects, "st.m.p.dead.replay.*"),
