@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -35,9 +36,9 @@ pack: Final[Callable[[Any], bytes]] = msgpack.Packer().pack
 """One packer for all: `msgpack.packb` makes one each time, which costs as much as a small envelope."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Envelope:
-    """One message with its headers. Not to be changed once made.
+    """One message with its headers. Not to be changed once made. Give its fields by name: only `from_map` does not.
 
     created, not_before and deadline are milliseconds since 1970 (0: none); content_type "" is JSON;
     chain: the agents that wait for the answer of this call, outermost first; repeatable: the call may come again with
@@ -114,15 +115,12 @@ class Envelope:
                     made.unknown = unknown
                     return made
                 shape = _shape_of(names)
-            parts = value.values()
+            parts = list(value.values())
             if tuple(map(type, parts)) != shape.types:
                 raise TypeError(_misfit(value))
-            fields: dict[str, Any] = dict(zip(shape.fields, parts, strict=True))
-            for field_name, read in shape.read:
-                fields[field_name] = read(*fields[field_name])
-            made = cls(**fields)
-            _check(made)
-            return made
+            for at, read in shape.read:
+                parts[at] = read(parts[at])
+            return cls(*shape.fields(parts + _DEFAULTS))
         except Exception as error:
             raise DecodeError(f"envelope: {error!r}") from error
 
@@ -131,13 +129,14 @@ class _Shape(NamedTuple):
     """What all envelopes with these keys in this order have in common."""
 
     types: tuple[type, ...]
-    fields: tuple[str, ...]
-    read: tuple[tuple[str, Callable[..., Any]], ...]
-    """How those fields are read that are not on the wire as they are in memory."""
+    read: tuple[tuple[int, Callable[[Any], Any]], ...]
+    """Which of their values are not taken as they are, and by what."""
+    fields: Callable[[list[Any]], tuple[Any, ...]]
+    """Makes all fields of an envelope, in order, of these values with the defaults behind them."""
 
 
 _shapes: dict[tuple[str, ...], _Shape] = {}
-"""Nearly all messages have one of a few shapes: their types are compared at once, which saves 2 of 5 us."""
+"""Nearly all messages have one of a few shapes: 1.3 us for each instead of 5, field by field."""
 
 
 def _shape_of(names: tuple[str, ...]) -> _Shape:
@@ -147,8 +146,12 @@ def _shape_of(names: tuple[str, ...]) -> _Shape:
     if len(_shapes) >= _MOST_SHAPES:
         _shapes.clear()
     keys = [_KEYS[name] for name in names]
-    read = tuple((key.field, key.read) for key in keys if key.read is not None)
-    made = _shapes[names] = _Shape(tuple(key.kind for key in keys), tuple(key.field for key in keys), read)
+    given = [key.field for key in keys]
+    made = _shapes[names] = _Shape(
+        tuple(key.kind for key in keys),
+        tuple((at, key.read) for at, key in enumerate(keys) if key.read is not None),
+        itemgetter(*(given.index(n) if n in given else len(given) + at for at, n in enumerate(_FIELDS))),
+    )
     return made
 
 
@@ -160,26 +163,40 @@ def _misfit(value: Mapping[str, Any]) -> str:
     )
 
 
-def _chain(*agents: Any) -> tuple[str, ...]:
+def _one_line(text: str) -> str:
+    """An id, which becomes a header of its dead letter."""
+    if "\r" in text or "\n" in text:
+        raise ValueError("'i' has more than one line")
+    return text
+
+
+def _priority(number: int) -> int:
+    if not 0 <= number < _PRIORITIES:
+        raise ValueError(f"'p' is {number}, not one of 0 to {_PRIORITIES - 1}")
+    return number
+
+
+def _reply(subject: str) -> str:
+    if subject and not _REPLY.fullmatch(subject):
+        raise ValueError("'r' is no subject to reply to")
+    return subject
+
+
+def _headers(found: dict[Any, Any]) -> dict[str, str]:
+    if not all(type(text) is str for item in found.items() for text in item):
+        raise TypeError("'h' maps something else than text to text")
+    return found
+
+
+def _chain(agents: list[Any]) -> tuple[str, ...]:
     if not all(type(text) is str for text in agents):
         raise TypeError("'ch' holds something else than text")
-    return agents
+    return tuple(agents)
 
 
-def _large(*parts: Any) -> Reference:
-    return Reference.parse(parts)
-
-
-def _check(made: Envelope) -> None:
-    """Refuse what would fail later, where it stops a whole shard: in a commit, a reply's subject, a header."""
-    if "\r" in made.id or "\n" in made.id:  # it becomes a header of its dead letter
-        raise ValueError("'i' has more than one line")
-    if not 0 <= made.priority < _PRIORITIES:
-        raise ValueError(f"'p' is {made.priority}, not one of 0 to {_PRIORITIES - 1}")
-    if made.reply and not _REPLY.fullmatch(made.reply):
-        raise ValueError("'r' is no subject to reply to")
-    if made.headers and not all(type(text) is str for item in made.headers.items() for text in item):
-        raise TypeError("'h' maps something else than text to text")
+def _agent(parts: list[Any]) -> AgentId:
+    kind, key = parts
+    return _agents.get((kind, key)) or known_agent(kind, key)
 
 
 _agents: dict[tuple[str, str], AgentId] = {}
@@ -199,33 +216,40 @@ def known_agent(kind: str, key: str) -> AgentId:
 
 
 class _Key(NamedTuple):
-    """A key on the wire. kind: of its value there; read: makes of that what the field holds, None where it is that."""
+    """A key on the wire. kind: of its value there.
+
+    read: makes of that what the field holds, and refuses what would fail later, where it stops a whole shard: in a
+    commit, a reply's subject, a header. None where any value will do as it is.
+    """
 
     kind: type
     field: str
-    read: Callable[..., Any] | None = None
+    read: Callable[[Any], Any] | None = None
 
 
 _KEYS: Final[Mapping[str, _Key]] = {
-    "i": _Key(str, "id"),
+    "i": _Key(str, "id", _one_line),
     "t": _Key(str, "type"),
     "b": _Key(bytes, "body"),
     "ct": _Key(str, "content_type"),
-    "r": _Key(str, "reply"),
+    "r": _Key(str, "reply", _reply),
     "tr": _Key(str, "trace"),
-    "h": _Key(dict, "headers"),
+    "h": _Key(dict, "headers", _headers),
     "c": _Key(int, "created"),
-    "p": _Key(int, "priority"),
+    "p": _Key(int, "priority", _priority),
     "nb": _Key(int, "not_before"),
     "dl": _Key(int, "deadline"),
     "at": _Key(int, "attempt"),
     "rp": _Key(bool, "repeatable"),
-    "a": _Key(list, "target", known_agent),
-    "s": _Key(list, "sender", known_agent),
-    "tp": _Key(list, "topic", TopicId),
+    "a": _Key(list, "target", _agent),
+    "s": _Key(list, "sender", _agent),
+    "tp": _Key(list, "topic", lambda parts: TopicId(*parts)),
     "ch": _Key(list, "chain", _chain),
-    "bb": _Key(list, "large", _large),
+    "bb": _Key(list, "large", Reference.parse),
 }
+_FIELDS: Final = tuple(field.name for field in fields(Envelope))
+_SMALLEST: Final = Envelope(id="", type="", body=b"", target=AgentId("nobody", "nobody"))
+_DEFAULTS: Final = [getattr(_SMALLEST, name) for name in _FIELDS]
 
 
 class FrameHeader(NamedTuple):
