@@ -358,7 +358,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a recurring timer ends with its first time",
         "section 4",
-        lambda: edited(Turns._ended_well, ("self._again_later(work, envelope, outcome)", "pass")),
+        lambda: edited(Turns._went_well, ("self._again_later(work, envelope, outcome)", "pass")),
     ),
     Mutant(
         "an agent that ends keeps its state",

@@ -107,12 +107,8 @@ class DirectTurns(TurnStarts):
 
     def _answered(self, activation: Activation, turn: Turn, outcome: Outcome, started: float) -> None:
         """The end of a good turn whose caller has its answer before the record."""
-        if turn.destroyed:
-            self._destroy(activation, outcome)
+        self._stats.busy_seconds += self._went_well(activation, turn, outcome, started)
         activation.committed = activation.data
-        self._stats.busy_seconds += self._count(activation.id.type, "ok", started)
-        if self._tells_all:
-            log.debug("message handled", extra={"type": turn.work.envelope and turn.work.envelope.type, "attempt": 1})
         if turn.sends:
             outcome.sends = turn.sends
         if outcome.cells or turn.sends or outcome.due or outcome.undue or outcome.unname:

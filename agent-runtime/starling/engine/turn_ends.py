@@ -87,6 +87,22 @@ class TurnEnds(TurnServices):
 
     def _ended_well(self, activation: Activation, turn: Turn, outcome: Outcome, started: float) -> None:
         """The end of a good turn, whose answer is in its outcome."""
+        self._went_well(activation, turn, outcome, started)
+        if turn.trace is not None:
+            outcome.trace = turn.trace
+        if activation.definition.durability == "none":
+            outcome.lazy = not (turn.sends or outcome.cells or outcome.due or outcome.unname or outcome.moves_to)
+        else:
+            outcome.activation = activation
+        if turn.large or turn.is_large:
+            self._hold_others(turn, self._in_background(self._spill(activation, turn, outcome), activation))
+            return
+        outcome.sends = turn.sends
+        outcome.size_bytes += turn.sent_bytes
+        self._completed(activation, outcome)
+
+    def _went_well(self, activation: Activation, turn: Turn, outcome: Outcome, started: float) -> float:
+        """What every good turn's end does, whoever waits for it; return the seconds that the turn took."""
         work = turn.work
         envelope = work.envelope
         assert envelope is not None
@@ -99,22 +115,11 @@ class TurnEnds(TurnServices):
                 outcome.cell(key, cell)
         if work.timer and not (turn.timers and work.timer in turn.timers) and not turn.destroyed:
             self._again_later(work, envelope, outcome)
-        self._count(activation.id.type, "ok", started)
         if turn.trace is not None:
             turn.trace.finished("ok")
-            outcome.trace = turn.trace
         if self._tells_all:
             log.debug("message handled", extra={"type": envelope.type, "attempt": work.attempt + 1})
-        if activation.definition.durability == "none":
-            outcome.lazy = not (turn.sends or outcome.cells or outcome.due or outcome.unname or outcome.moves_to)
-        else:
-            outcome.activation = activation
-        if turn.large or turn.is_large:
-            self._hold_others(turn, self._in_background(self._spill(activation, turn, outcome), activation))
-            return
-        outcome.sends = turn.sends
-        outcome.size_bytes += turn.sent_bytes
-        self._completed(activation, outcome)
+        return self._count(activation.id.type, "ok", started)
 
     def _packed(self, turn: Turn, envelope: Envelope, reply: Reply) -> bytes:
         """Return the answer as it travels; a large body goes to the object store. Raises TooLarge."""
