@@ -7,7 +7,7 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -98,10 +98,14 @@ class Stage:
 
     # -- the run of it
 
-    async def start(self) -> None:
+    async def start(self, ends: AsyncExitStack) -> None:
+        """ends: ends what was started, workers first, servers last."""
+        ends.push_async_callback(self._stop_servers)
         await asyncio.gather(*(server.start() for server in self.servers))
         self.store: NatsStore = await connect(self.url, name="bench stage")
+        ends.push_async_callback(self.store.close)
         self.pods = LocalPods(self.folder, nats_url=self.url, mesh=MESH, extra=self._extra)
+        ends.push_async_callback(self.pods.close)
         await self._provision()
         chance = random.Random(0)
         self.mesh = MeshState(self.store, MESH, chance=chance, on_change=lambda pool: self._wake.set())
@@ -182,13 +186,13 @@ class Stage:
             tasks.create_task(self.mesh.ask(), name="signs of life")
             tasks.create_task(self.control(), name="control")
 
-    async def close(self) -> None:
-        """End workers and servers."""
+    async def _stop_servers(self) -> None:
+        await asyncio.gather(*(server.stop() for server in self.servers))
+
+    def resume(self) -> None:
+        """Let every server go on that stands still."""
         for server in self.servers:
             server.resume()
-        await self.pods.close()
-        await self.store.close()
-        await asyncio.gather(*(server.stop() for server in self.servers))
 
     # -- what is seen
 
@@ -341,8 +345,8 @@ def _subscription(topic: str, kind: str) -> Any:
 async def stage(folder: Path, options: StageOptions | None = None) -> AsyncIterator[Stage]:
     """Run a mesh; it is ready when this returns, and gone afterwards. folder: for data and logs, new or empty."""
     made = Stage(folder, options or StageOptions())
-    try:
-        await made.start()
+    async with AsyncExitStack() as ends:
+        await made.start(ends)
         background = asyncio.get_running_loop().create_task(made.background(), name="control plane")
         try:
             ready = asyncio.get_running_loop().create_task(made.ready())
@@ -355,5 +359,4 @@ async def stage(folder: Path, options: StageOptions | None = None) -> AsyncItera
         finally:
             background.cancel()
             await asyncio.gather(background, return_exceptions=True)
-    finally:
-        await made.close()
+            made.resume()
