@@ -168,6 +168,18 @@ async def test_a_question_gets_its_answer(world: World, store: Store) -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_each_of_those_who_ask_at_once_gets_its_own_answer(world: World, store: Store) -> None:
+    other = await world.connect("other")
+    subject = world.name("question")
+
+    def answer(signal: Signal) -> None:
+        assert other.answer(signal.reply, b"answer to " + signal.data)
+
+    await other.listen(subject, answer)
+    answers = await asyncio.gather(*(store.ask(subject, b"%d" % number, timeout=BOUND) for number in range(50)))
+    assert answers == [b"answer to %d" % number for number in range(50)]
+
+
 async def test_a_question_nobody_listens_to_is_none_at_once(world: World, store: Store) -> None:
     async with asyncio.timeout(BOUND):
         assert await store.ask(world.name("question"), b"", timeout=10 * BOUND) is None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable
 
-from starling.engine.at_once import going_on
 from starling.errors import Unreachable
 from starling.ports.store import Store
 
@@ -19,19 +17,18 @@ class Answers:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: deque[Awaitable[None]] = deque()
+        self._waiting: deque[tuple[str, bytes]] = deque()
         self._any = asyncio.Event()
 
     def put(self, subject: str, body: bytes) -> None:
         """Send at once, or as soon as what was put before is sent."""
-        sending = self._store.signal(subject, body)
         if not self._waiting:
             try:
-                waits_for = sending.send(None)
-            except (StopIteration, Unreachable):
+                if self._store.answer(subject, body):
+                    return
+            except Unreachable:
                 return
-            sending = going_on(sending, waits_for)
-        self._waiting.append(sending)
+        self._waiting.append((subject, body))
         self._any.set()
 
     async def run(self) -> None:
@@ -45,7 +42,7 @@ class Answers:
         """Send what waits."""
         while self._waiting:
             try:
-                await self._waiting[0]
+                await self._store.signal(*self._waiting[0])
             except Unreachable:
                 pass  # by the time of the next connection nobody waits for it
             finally:

@@ -273,6 +273,13 @@ class Store(Protocol):
         """Send a core message, at most once; raises Unreachable while the connection is away."""
         ...
 
+    def answer(self, subject: str, data: bytes) -> bool:
+        """Send a core message to somebody who asked; False when it has to wait: then nothing was sent, `signal` waits.
+
+        Answers to one asker may travel together. Raises Unreachable while the connection is away.
+        """
+        ...
+
     async def listen(self, subject: str, heard: Callable[[Signal], None]) -> Subscription:
         """Call `heard` for each core message; it must not block."""
         ...

@@ -38,6 +38,11 @@ def test_replies_to_one_client_are_one_message() -> None:
     assert subject == "st.m.r.a.many"
 
 
+def test_a_message_of_many_replies_goes_on_as_it_is() -> None:
+    (one,) = gathered([ReplyRecord(address("st.m.r.a", number), b"answer") for number in range(2)])
+    assert list(gathered([ReplyRecord(*one), ReplyRecord(*one)])) == [one, one]
+
+
 def test_a_client_that_does_not_say_so_gets_its_replies_one_by_one() -> None:
     replies = [ReplyRecord(f"st.m.r.a.{number}", b"answer") for number in range(3)]
     assert list(gathered(replies)) == [(reply.subject, reply.body) for reply in replies]

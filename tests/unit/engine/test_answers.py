@@ -18,6 +18,14 @@ class Slow:
         self.waits = asyncio.Event()
         self.cancelled = False
 
+    def answer(self, subject: str, data: bytes) -> bool:
+        if data.endswith(b"waits"):
+            return False
+        if data.endswith(b"lost"):
+            raise Unreachable("away")
+        self.sent.append(data)
+        return True
+
     async def signal(self, subject: str, data: bytes = b"", reply: str = "") -> None:
         if data.endswith(b"waits"):
             try:

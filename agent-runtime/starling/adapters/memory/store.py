@@ -251,8 +251,15 @@ class MemoryStore:
     # -- core messages
 
     async def signal(self, subject: str, data: bytes = b"", reply: str = "") -> None:
+        self._signal(Signal(subject, data, reply))
+
+    def answer(self, subject: str, data: bytes) -> bool:
+        self._signal(Signal(subject, data, ""))
+        return True
+
+    def _signal(self, signal: Signal) -> None:
         self._check_connected()
-        signal = Signal(subject, data, reply)
+        subject = signal.subject
         for listening in self._server.listeners(subject):
             if self._weather is None:
                 self._loop.call_soon(listening.hear, signal)

@@ -1,8 +1,9 @@
 """One connection to one NATS server: the client protocol, on asyncio's transport.
 
-What is heard is handed over from the callback of the socket, without a task or a queue between, and what one turn of
-the loop sends goes out in one piece. Against nats-py in its place (interleaved rounds, 2 cores): queries one at a time
-355 us at p50 for 448, their worker's CPU 177 us for 324; 100 calls in flight 3,452 a second for 2,786.
+What is heard is handed over from the callback of the socket, without a task or a queue between. What one turn of the
+loop sends goes out in one piece, and its answers to one asker in one message. Against nats-py in its place (interleaved
+rounds, 2 cores): queries one at a time 355 us at p50 for 448, their worker's CPU 177 us for 324; 100 calls in flight
+3,452 a second for 2,786.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from starling.core import limits
+from starling.core.record import ReplyRecord
+from starling.core.replies import gathered
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class Link(asyncio.Protocol):
         self._changed = changed
         self.transport: asyncio.Transport | None = None
         self._unsent: list[bytes] = []
+        self._answers: list[ReplyRecord] = []
         self._gathered_bytes = 0
         self._rest: list[bytes] = []
         self._rest_bytes = 0
@@ -127,11 +131,20 @@ class Link(asyncio.Protocol):
         if not subject or _breaks(subject) or _breaks(reply):
             raise ValueError(f"subject {subject!r} or reply {reply!r}")
         if headers is None:
-            self._send_now(b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(data), data))
+            self._send_now(_published(subject, data, reply))
             return
         head = _packed(headers)
         size_bytes = len(head), len(head) + len(data)
         self._send_now(b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject.encode(), reply.encode(), *size_bytes, head, data))
+
+    def answer(self, subject: str, data: bytes) -> None:
+        """Send an answer, before all else that this turn of the loop sends. Raises ValueError."""
+        if not subject or _breaks(subject):
+            raise ValueError(f"subject {subject!r}")
+        if not (self._unsent or self._answers):
+            self._loop.call_soon(self._flush)
+        self._answers.append(ReplyRecord(subject, data))
+        self._gathered_bytes += len(data)
 
     def subscribe(self, subject: str, heard: Heard) -> bytes:
         """Hear a subject from now on; return what `unsubscribe` wants. Raises ValueError."""
@@ -155,13 +168,16 @@ class Link(asyncio.Protocol):
 
     def _send_now(self, data: bytes) -> None:
         """Send at the end of this turn of the loop, with what else it brings: one by one costs a server 5 x."""
-        if not self._unsent:
+        if not (self._unsent or self._answers):
             self._loop.call_soon(self._flush)
         self._unsent.append(data)
         self._gathered_bytes += len(data)
 
     def _flush(self) -> None:
         unsent, self._unsent = self._unsent, []
+        if self._answers:
+            answers, self._answers = self._answers, []
+            unsent[:0] = [_published(subject, body) for subject, body in gathered(answers)]
         self._gathered_bytes = 0
         if unsent and self.transport is not None and not self._ended.is_set():
             self.transport.write(b"".join(unsent))
@@ -284,6 +300,10 @@ class Link(asyncio.Protocol):
         self.problem = text
         if not self.is_open:
             self.abort(text)
+
+
+def _published(subject: str, data: bytes, reply: str = "") -> bytes:
+    return b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply.encode(), len(data), data)
 
 
 def _breaks(text: str) -> bool:

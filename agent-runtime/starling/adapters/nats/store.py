@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from starling.adapters.nats import wire
 from starling.adapters.nats.acks import Acks
 from starling.adapters.nats.connection import Connection
 from starling.adapters.nats.direct import DirectGets
 from starling.adapters.nats.link import Msg
+from starling.adapters.nats.questions import Questions
 from starling.adapters.nats.reader import NatsReader
 from starling.adapters.nats.requests import ApiError, Requests
 from starling.adapters.nats.streams import Streams
@@ -68,6 +68,7 @@ class NatsStore:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._requests = Requests(connection)
+        self._questions = Questions(connection)
         self._acks = Acks(connection, self._requests)
         self._streams = Streams(self._requests)
         self._direct = DirectGets(self._requests, self._streams)
@@ -75,11 +76,13 @@ class NatsStore:
     async def open(self) -> None:
         """Subscribe to the inboxes. Raises Unreachable."""
         await self._requests.open()
+        await self._questions.open()
         await self._acks.open()
 
     async def close(self) -> None:
         await self._acks.close()
         self._requests.close()
+        self._questions.close()
         await self._connection.close()
 
     @property
@@ -140,6 +143,9 @@ class NatsStore:
     async def signal(self, subject: str, data: bytes = b"", reply: str = "") -> None:
         await self._connection.send(subject, data, reply)
 
+    def answer(self, subject: str, data: bytes) -> bool:
+        return self._connection.answer(subject, data)
+
     async def listen(self, subject: str, heard: Callable[[Signal], None]) -> Subscription:
         def pass_on(message: Msg) -> None:
             heard(Signal(message.subject, message.data, message.reply))
@@ -147,8 +153,7 @@ class NatsStore:
         return await self._connection.subscribe(subject, pass_on)
 
     async def ask(self, subject: str, data: bytes, timeout: float) -> bytes | None:
-        answer = await self._requests.one(subject, data, timeout)
-        return None if wire.status(answer) == wire.NO_RESPONDERS else answer.data
+        return await self._questions.ask(subject, data, timeout)
 
 
 def _check_credentials(credentials: Path) -> None:
