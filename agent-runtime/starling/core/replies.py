@@ -1,6 +1,6 @@
 """Replies on their way: those of one record, or of one moment, to one client travel in one message.
 
-A client that takes many at once says so in its addresses: behind its subject, their token begins with `m`. With 1,000
+A client that takes many at once says so in its addresses: behind its subject, their token is `m` and a number. With 1,000
 calls in flight a record answers some twenty, with 64 queries a worker some thirty in one turn of its loop, and each
 message costs its sender, the server and the client 3 us or more.
 """
@@ -33,7 +33,7 @@ def gathered(replies: Sequence[ReplyRecord]) -> Iterator[tuple[str, bytes]]:
     together: dict[str, list[tuple[str, bytes]]] = {}
     for reply in replies:
         subject, _, token = reply.subject.rpartition(".")
-        if token.startswith("m") and token != MANY:
+        if token[:1] == "m" and token[1:].isdigit():  # not the inbox of some other library that begins like it
             together.setdefault(subject, []).append((token, reply.body))
         else:
             yield reply.subject, reply.body
