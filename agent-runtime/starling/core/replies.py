@@ -1,8 +1,8 @@
 """Replies on their way: those of one record, or of one moment, to one client travel in one message.
 
-A client that takes many at once says so in its addresses: behind its subject, their token is `m` and a number. With 1,000
-calls in flight a record answers some twenty, with 64 queries a worker some thirty in one turn of its loop, and each
-message costs its sender, the server and the client 3 us or more.
+A client that takes many at once says so in its addresses: behind its subject, their token is `m` and a number. With
+1,000 calls in flight a record answers some twenty, with 64 queries a worker some thirty in one turn of its loop, and
+each message costs its sender, the server and the client 3 us or more.
 """
 
 from __future__ import annotations
