@@ -425,7 +425,9 @@ class Mesh:
         `call`, but Unreachable when the shard has no owner for so long.
         """
         type_name, body = encode(message)
-        result_type, result = await self.query_raw(target, type_name, body, timeout=timeout, headers=headers)
+        result_type, result = await self._calls.queries.query(
+            target, type_name, body, timeout=timeout, headers=headers or NO_HEADERS
+        )
         return decode(result_type, result)
 
     async def query_raw(
@@ -438,7 +440,7 @@ class Mesh:
         headers: Mapping[str, str] | None = None,
     ) -> tuple[str, bytes]:
         """As `query`, for a message that is encoded already; return type name and body of the answer."""
-        return await self._calls.queries.query(target, type_name, body, timeout=timeout, headers=headers or {})
+        return await self._calls.queries.query(target, type_name, body, timeout=timeout, headers=headers or NO_HEADERS)
 
     def agent(self, cls: type[A], key: str) -> A:
         """Return a typed stand-in for an agent: `await mesh.agent(Airport, "EWR").report(Ask(), timeout=5.0)`."""

@@ -384,7 +384,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an answer of a replaced owner counts",
         "section 3",
-        lambda: edited(QueryClient.query, (" and reply.epoch >= self._epochs.get(key, 0)", "")),
+        lambda: edited(QueryClient.query, (" and reply.epoch >= asked.epoch", "")),
         test="answer_of_an_older_owner",
     ),
     # -- full mailboxes

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
+from starling.core.envelope import pack
 from starling.core.error_record import ErrorRecord
 from starling.core.reference import Reference
 from starling.errors import (
@@ -52,8 +52,7 @@ _BY_KIND: dict[str, type[MeshError]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """Result or error of a call. call: id of the message it answers, by: "type/key" of who answers.
 
     error: class name of the error, "" when `body` is the result; body is then the encoded result, of type `type`.
@@ -72,7 +71,7 @@ class Reply:
     large: Reference | None = None
 
     def pack(self) -> bytes:
-        value: dict[str, object] = {
+        value: dict[str, Any] = {
             "i": self.call,
             "a": self.by,
             "b": self.body,
@@ -86,7 +85,7 @@ class Reply:
             value["er"] = self.record
         if self.large is not None:
             value["bb"] = self.large
-        return msgpack.packb(value)  # type: ignore[no-any-return]
+        return pack(value)
 
     @classmethod
     def unpack(cls, data: bytes) -> Reply:

@@ -10,7 +10,6 @@ import base64
 import hashlib
 import json
 import logging
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 from starling.core import limits
@@ -194,7 +193,7 @@ class Objects:
                 await self.delete(reply.large.pool, reply.large.name)
             except MeshError as error:  # the answer is here; the sweep finds what is left
                 log.debug("object of an answer not removed", extra={"error": str(error)})
-        return replace(reply, body=body, large=None)
+        return reply._replace(body=body, large=None)
 
     async def done(self, reference: Reference, who: str) -> None:
         """One of those that share an object is done with it: the last one removes it. Saying so again is no harm."""

@@ -22,6 +22,16 @@ _TICK: Final = 0.02
 """A timer may fire this much early, by the clock's resolution."""
 
 
+class _Shard:
+    """A shard that was asked. epoch: the largest that has answered; an owner with a smaller one has been replaced."""
+
+    __slots__ = ("epoch", "subject")
+
+    def __init__(self, subject: str) -> None:
+        self.subject = subject
+        self.epoch = 0
+
+
 class QueryClient:
     """Asks the owners of shards, for a whole process."""
 
@@ -31,8 +41,8 @@ class QueryClient:
         self._routes = routes
         self._wall = wall
         self._next = 0
-        self._epochs: dict[tuple[PoolName, str, ShardId], int] = {}
-        """Largest epoch that has answered, by shard: an owner with a smaller one has been replaced."""
+        self._shards: dict[tuple[PoolName, str, ShardId], _Shard] = {}
+        self._clock: Callable[[], float] | None = None
 
     async def query(
         self,
@@ -70,24 +80,28 @@ class QueryClient:
             deadline=int((now + seconds) * 1000),
             headers=headers,
         ).pack()
-        subject = self._names.pool(pool.pool).queries(shard)
         key = (pool.pool, pool.incarnation, shard)
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
+        asked = self._shards.get(key)
+        if asked is None:
+            asked = self._shards[key] = _Shard(self._names.pool(pool.pool).queries(shard))
+        clock = self._clock
+        if clock is None:  # to ask for the running loop is a system call
+            clock = self._clock = asyncio.get_running_loop().time
+        end = clock() + seconds
         pause = _PAUSE
         while True:
             try:
-                answer = await self._store.ask(subject, packed, end - loop.time())
+                answer = await self._store.ask(asked.subject, packed, end - clock())
             except Unreachable:
-                if loop.time() < end - _TICK:
+                if clock() < end - _TICK:
                     raise  # the connection is away, not the owner
                 raise CallTimeout(f"{target} did not answer {type_name} within {seconds:.3g} s") from None
             reply = None if answer is None else Reply.unpack(answer)
-            if reply is not None and reply.error not in AGAIN and reply.epoch >= self._epochs.get(key, 0):
-                self._epochs[key] = reply.epoch
+            if reply is not None and reply.error not in AGAIN and reply.epoch >= asked.epoch:
+                asked.epoch = reply.epoch
                 reply.raise_error()
                 return reply.type, reply.body
-            if loop.time() + pause >= end:
+            if clock() + pause >= end:
                 why = "no owner" if reply is None else f"no current owner ({reply.error or 'an old one answered'})"
                 raise Unreachable(f"shard {shard} of {pool.pool} has {why} to answer for {target} in {seconds:.3g} s")
             await asyncio.sleep(pause)

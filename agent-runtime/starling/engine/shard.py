@@ -76,6 +76,7 @@ class OwnedShard:
         self._store = store
         self._settings = settings
         self._names = settings.names
+        self._clock = asyncio.get_running_loop().time  # to ask for the running loop is a system call
         self._journal = journal
         self._fold = fold
         self._release = asyncio.Event()
@@ -313,7 +314,7 @@ class OwnedShard:
 
     def _knows_itself(self) -> bool:
         """Whether we were told lately that we are the owner."""
-        return asyncio.get_running_loop().time() - self._journal.confirmed <= limits.MEMBER_TTL
+        return self._clock() - self._journal.confirmed <= limits.MEMBER_TTL
 
     def _heard_cancel(self, signal: Signal) -> None:
         self._turns.cancel_call(signal.data.decode(errors="replace"))

@@ -128,7 +128,7 @@ class TurnEnds(TurnServices):
                 check_inline(reply.body, f"the answer to {envelope.type}, of an agent with durability none,")
             large = self.large.refer(REPLY, reply.body, share=0 if envelope.repeatable else 1)
             turn.large[large] = reply.body
-            reply = replace(reply, body=b"", large=large)
+            reply = reply._replace(body=b"", large=large)
         return reply.pack()
 
     def _cell(self, turn: Turn, outcome: Outcome, key: str, cell: Cell) -> None:

@@ -238,7 +238,7 @@ async def test_the_answer_of_an_older_owner_than_was_heard_is_dropped() -> None:
     async with testing.mesh(Plain, shards=1) as mesh:
         assert await mesh.query(AgentId("plain", "1"), Ask()) == 0
         client = mesh._calls.queries
-        (key,) = client._epochs
-        client._epochs[key] += 5
+        (asked,) = client._shards.values()
+        asked.epoch += 5
         with pytest.raises(Unreachable, match="an old one answered"):
             await mesh.query(AgentId("plain", "1"), Ask(), timeout=0.2)

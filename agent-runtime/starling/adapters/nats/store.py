@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starling.adapters.nats.acks import Acks
 from starling.adapters.nats.connection import Connection
@@ -152,8 +152,8 @@ class NatsStore:
 
         return await self._connection.subscribe(subject, pass_on)
 
-    async def ask(self, subject: str, data: bytes, timeout: float) -> bytes | None:
-        return await self._questions.ask(subject, data, timeout)
+    def ask(self, subject: str, data: bytes, timeout: float) -> Coroutine[Any, Any, bytes | None]:
+        return self._questions.ask(subject, data, timeout)
 
 
 def _check_credentials(credentials: Path) -> None:
