@@ -65,6 +65,7 @@ _TESTS = (
     _UNIT / "engine/test_large_values.py",
     _UNIT / "engine/test_queries.py",
     _UNIT / "engine/test_room.py",
+    _UNIT / "engine/test_room_for_answers.py",
     _UNIT / "operator/plan/test_decide.py",
 )
 _BLUNDER = re.compile(r"\b(TypeError|AttributeError|NameError|SyntaxError|ImportError|UnboundLocalError)\b")
@@ -560,8 +561,41 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "large: a turn that waits for a call holds up the one that is called",
         "section 5",
-        lambda: edited(Share.calls, ("self._room.change(0,", "self._room.change(0, 0 and")),
+        lambda: edited(Share.calls, ("self.change(0, waiting)", "pass")),
         "hold_room_and_call",
+    ),
+    Mutant(
+        "large: a turn that waits for room for an answer holds up the others",
+        "section 5",
+        lambda: all_of(
+            edited(Share.ask, ("self.change(0, 1)", "pass")),
+            edited(Share.has_more, ("self._waits -= 1", "pass")),
+        ),
+        "come_to_their_ends",
+    ),
+    Mutant(
+        "large: answers need no room",
+        "section 5",
+        lambda: edited(Turn._make_room, ("if self.has_ended:", "if True:")),
+        "large_answers_at_once",
+    ),
+    Mutant(
+        "large: room for an answer that comes after the turn is never given back",
+        "section 5",
+        lambda: edited(Turn._make_room, ("if self.has_ended:", "if False:")),
+        "leaves_behind",
+    ),
+    Mutant(
+        "large: room for answers is kept past the turn",
+        "section 5",
+        lambda: edited(Turn.ended, ("self.work.share.leave()", "pass")),
+        "large_answers_at_once",
+    ),
+    Mutant(
+        "large: states need no room",
+        "section 5",
+        lambda: edited(TurnStarts._load_large, ("await self._enter(share, large.size_bytes)", "pass")),
+        "large_states_are_loaded",
     ),
     Mutant(
         "large: a description that is there already is put again",

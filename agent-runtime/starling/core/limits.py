@@ -20,8 +20,9 @@ MAX_BODY: Final = 256 * KIB
 MAX_LARGE: Final = 64 * MIB
 """Largest body, reply or cell of all."""
 LARGE_BODIES: Final = 64 * MIB
-"""Large bodies that a worker holds at once for its turns, together: the largest of all fits in. In memory a body is two
-to three times its size for a while. No setting: a pod that shall hold more at once needs a further pod."""
+"""Large bodies and answers that a worker holds at once for its turns, and states that it loads, together: the largest
+of all fits in. In memory each is two to three times its size for a while. No setting: a pod that shall hold more at
+once needs a further pod."""
 MAX_HEADERS: Final = 16 * KIB
 """Names and values of a message's headers together, those that it passes on among them."""
 MAX_TURN_TARGETS: Final = 1000

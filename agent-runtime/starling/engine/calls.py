@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 
 from starling.core import limits
@@ -27,6 +27,9 @@ from starling.ports.store import Signal, Store, Subscription
 from starling.tracing import Sending
 
 log = logging.getLogger(__name__)
+
+MakeRoom = Callable[[int], Awaitable[None]]
+"""Waits until so many bytes of a large answer may be held."""
 
 
 class Calls:
@@ -141,11 +144,13 @@ class Calls:
         not_after: float | None = None,
         priority: int = NORMAL_PRIORITY,
         call_id: str = "",
+        room: MakeRoom | None = None,
     ) -> tuple[str, bytes]:
         """Return type name and body of the answer, which comes after the callee's commit.
 
         timeout: seconds, default 30, at most an hour; not_after: the caller's own deadline, seconds since 1970;
-        call_id: the same call again, with the same id before the first one's deadline, gets the first one's answer.
+        call_id: the same call again, with the same id before the first one's deadline, gets the first one's answer;
+        room: waits until a large answer may be fetched, None: at once.
         Raises UnknownAgentType and UnknownPool at once, CallCycle, CallTimeout, MailboxFull, CantHandle, HandlerFailed.
         """
         route = self._routes.current.target(target)
@@ -181,7 +186,7 @@ class Calls:
             stored = self._producer.put(route, envelope, user_id=None, lane=lane, sending=sending)
             stored.add_done_callback(lambda done: self._not_stored(done, reply_to))
             try:
-                return await self.answer(route, envelope, future, deadline - now, sending)
+                return await self.answer(route, envelope, future, deadline - now, sending, room)
             finally:
                 stored.cancel()
 
@@ -201,6 +206,7 @@ class Calls:
         future: asyncio.Future[Reply],
         seconds: float,
         sending: Sending | None = None,
+        room: MakeRoom | None = None,
     ) -> tuple[str, bytes]:
         """Return type name and body of the answer to a call that is under way, and forget it.
 
@@ -219,6 +225,8 @@ class Calls:
             sending.happened("reply")
         reply.raise_error()
         if reply.large is not None:
+            if room is not None:
+                await room(reply.large.size_bytes)
             reply = await self._objects.answer(reply)
         return reply.type, reply.body
 

@@ -99,10 +99,15 @@ class LargeValues:
         cells = await self._table.read(keys)
         for key, cell in cells.items():
             if cell is not None and cell_reference(cell.data) is not None:
-                cells[key] = await self._whole(key, cell)
+                cells[key] = await self.whole(key, cell)
         return cells
 
-    async def _whole(self, key: str, cell: Cell) -> Cell | None:
+    async def stored(self, keys: Sequence[str]) -> Mapping[str, Cell | None]:
+        """Return committed cells as they are stored: a large one is a reference. Raises as `Table.read`."""
+        return await self._table.read(keys)
+
+    async def whole(self, key: str, cell: Cell) -> Cell | None:
+        """Return a stored cell with its content, or its successor. Raises as `read`."""
         for _ in range(LOOKS_AGAIN):
             reference = cell_reference(cell.data)
             if reference is None:

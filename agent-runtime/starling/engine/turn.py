@@ -41,7 +41,9 @@ from starling.messages import decode, encode
 if TYPE_CHECKING:
     from starling.context import Context
     from starling.engine.activation import Activation
+    from starling.engine.calls import MakeRoom
     from starling.engine.large import LargeValues
+    from starling.engine.room import Share
     from starling.tracing import TurnTrace
 
 CANCEL_TYPE: Final = "starling.cancel"
@@ -104,7 +106,12 @@ class Shard(Protocol):
         timeout: float | None,
         headers: Mapping[str, str],
         trace: str,
+        room: MakeRoom,
     ) -> tuple[str, bytes]: ...
+
+    def share(self, priority: int) -> Share:
+        """Return the share that a turn has in the room for large bodies."""
+        ...
 
     def called(self, result: str) -> None:
         """Count a call that a turn has made: ok, timeout or error."""
@@ -128,6 +135,7 @@ class Turn:
         "cells",
         "context",
         "destroyed",
+        "has_ended",
         "large",
         "sends",
         "sent_bytes",
@@ -151,6 +159,7 @@ class Turn:
         self.cells: Mapping[str, Cell] | None = None
         """Named cells that it has changed, by cell name."""
         self.destroyed = False
+        self.has_ended = False
         self.trace: TurnTrace | None = None
         """Its span; None without tracing."""
         self.context: Context | None = None
@@ -372,11 +381,7 @@ class Turn:
     ) -> tuple[str, bytes]:
         source = self._envelope
         if self._activation.definition.options.durability == "none":
-            self._waits(1)
-            try:
-                return await self._shard.call_at_once(source, target, type_name, body, timeout, headers, trace)
-            finally:
-                self._waits(-1)
+            return await self._call_at_once(target, type_name, body, timeout, headers, trace)
         name = f"call-{self.calls}"
         self.calls += 1
         digest = hashlib.sha256(b"\0".join((str(target).encode(), type_name.encode(), body))).digest()[:16]
@@ -407,10 +412,37 @@ class Turn:
         finally:
             self._shard.forget_reply(reply_to)
 
+    async def _call_at_once(
+        self,
+        target: AgentId,
+        type_name: str,
+        body: bytes,
+        timeout: float | None,
+        headers: Mapping[str, str],
+        trace: str,
+    ) -> tuple[str, bytes]:
+        waiting = 1
+
+        async def room(size_bytes: int) -> None:
+            nonlocal waiting
+            self._waits(-waiting)  # the answer is there: it waits for nobody, and goes on once it has room
+            waiting = 0
+            await self._make_room(size_bytes)
+
+        self._waits(waiting)
+        try:
+            return await self._shard.call_at_once(
+                self._envelope, target, type_name, body, timeout, headers, trace, room
+            )
+        finally:
+            self._waits(-waiting)
+
     async def _whole(self, saved: SavedStep, reply: Reply) -> Reply:
         """Return the answer with its body; a lost one the next attempt asks for anew. Raises CallFailed;
         ObjectUnreadable for one that is kept until it can be read."""
         try:
+            if reply.large is not None:
+                await self._make_room(reply.large.size_bytes)
             return await self._shard.large.answer(reply)
         except ObjectUnreadable:
             raise
@@ -443,8 +475,31 @@ class Turn:
     def _waits(self, waiting: int) -> None:
         """It waits for a call (+1), or goes on (-1): meanwhile it holds nobody up."""
         self._shard.waits(waiting)
+        if not self.has_ended:
+            self._share().calls(waiting)
+
+    def _share(self) -> Share:
+        """Return what it has of the room for large bodies; its own from the first call on, which may bring one."""
+        if self.work.share is None:
+            self.work.share = self._shard.share(self._envelope.priority)
+        return self.work.share
+
+    async def _make_room(self, size_bytes: int) -> None:
+        """Wait for room for an answer, which it keeps to its end; meanwhile it holds nobody up."""
+        if self.has_ended:
+            return  # a task that the handler has left behind: nobody would give the room back
+        self._shard.waits(1)
+        try:
+            await self._share().ask(size_bytes).entered()
+        finally:
+            self._shard.waits(-1)
+
+    def ended(self) -> None:
+        """Its handler has come to its end: the room of what it got is free."""
+        self.has_ended = True
         if self.work.share is not None:
-            self.work.share.calls(waiting)
+            self.work.share.leave()
+            self.work.share = None
 
     def _deadline(self, timeout: float | None) -> int:
         now = self._shard.wall()

@@ -10,7 +10,9 @@ from starling.core.ids import AgentId, TopicId
 from starling.core.record import Cell
 from starling.core.reply import Reply
 from starling.core.routes import Target
+from starling.engine.calls import MakeRoom
 from starling.engine.query_client import QueryClient
+from starling.engine.room import Share
 from starling.engine.schedule import Schedule
 from starling.engine.work import Outcome, Send
 
@@ -85,6 +87,7 @@ class TurnServices(Schedule):
         timeout: float | None,
         headers: Mapping[str, str],
         trace: str,
+        room: MakeRoom,
     ) -> tuple[str, bytes]:
         """Call without saving the call first: for agents whose turns are not recorded either."""
         return await self._calls.call(
@@ -97,7 +100,12 @@ class TurnServices(Schedule):
             chain=(*envelope.chain, str(envelope.target)),
             trace=trace,
             not_after=envelope.deadline / 1000 if envelope.deadline else None,
+            room=room,
         )
+
+    def share(self, priority: int) -> Share:
+        """Return the share that a turn has in the room for large bodies."""
+        return self._settings.room.share(priority)
 
     def called(self, result: str) -> None:
         self._stats.calls[result] += 1

@@ -13,9 +13,9 @@ import msgpack
 from starling.context import Context
 from starling.core import limits
 from starling.core.due import DueBody, DueKind, reply_key
-from starling.core.envelope import Envelope
+from starling.core.envelope import NORMAL_PRIORITY, Envelope
 from starling.core.record import Cell, ReplyRecord
-from starling.core.reference import Reference
+from starling.core.reference import Reference, cell_reference
 from starling.engine.activation import Activation, State
 from starling.engine.overdue import Calling
 from starling.engine.room import Share
@@ -54,29 +54,41 @@ class TurnStarts(TurnEnds):
                 batch = [self._cold.popleft() for _ in range(min(len(self._cold), BATCH))]
                 keys = [a.key for a in batch if not a.known and a.definition.is_recorded]
                 keys += [work.due for a in batch for work in _unloaded(a)]
-                cells = await self._loader.read(keys) if keys else {}
+                cells = await self.large.stored(keys) if keys else {}
                 for activation in batch:
-                    self._loaded(activation, cells)
+                    _fill_all(activation, cells)
+                    cell = cells.get(activation.key)
+                    large = None if cell is None else cell_reference(cell.data)
+                    if cell is not None and large is not None:
+                        self._in_background(self._load_large(activation, cell, large), activation)
+                    else:
+                        self._loaded(activation, cell)
 
-    def _loaded(self, activation: Activation, cells: Mapping[str, Cell | None]) -> None:
-        for work in _unloaded(activation):
-            cell = cells.get(work.due)
-            if cell is None or cell.data is None or not fill(work, cell.data):
-                log.error("the body of a due record is missing", extra={"key": work.due})
-                work.envelope = Envelope(id=work.due, type="", body=b"", target=activation.id)
+    async def _load_large(self, activation: Activation, cell: Cell, large: Reference) -> None:
+        """Fetch a large state once there is room for it; those of other agents are loaded meanwhile."""
+        making: asyncio.Task[None] | None = None
+        share = self._settings.room.share(_priority_of(activation))
+        try:
+            await self._enter(share, large.size_bytes)
+            making = self._loaded(activation, await self.large.whole(activation.key, cell))
+        finally:
+            _leave_after(making, share)
+
+    def _loaded(self, activation: Activation, cell: Cell | None) -> asyncio.Task[None] | None:
+        """Make the agent, if need be of the state that was read; return the task of what has to wait for that."""
         if activation.agent is None:
             try:
                 if not activation.known:
-                    self.residents.found(activation, cells.get(activation.key))
+                    self.residents.found(activation, cell)
                 if activation.definition.activation_waits:
-                    self._in_background(self._awake(activation), activation)
-                    return
+                    return self._in_background(self._awake(activation), activation)
                 self.residents.make(activation)
             except Exception as error:  # whatever `__init__` raises comes as one
                 self._not_made(activation, error)
-                return
+                return None
         activation.state = State.IDLE
         self._schedule(activation)
+        return None
 
     async def _awake(self, activation: Activation) -> None:
         task = asyncio.current_task()
@@ -242,8 +254,9 @@ class TurnStarts(TurnEnds):
         So does a further attempt, as a dead letter does.
         """
         turn: asyncio.Task[None] | None = None
-        share = work.share = await self._entered(large.size_bytes, envelope.priority)
+        share = work.share = self._settings.room.share(envelope.priority)
         try:
+            await self._enter(share, large.size_bytes)
             body = await self.large.get(large)
             if work.cancelled:
                 self._skip(activation, work)
@@ -252,24 +265,19 @@ class TurnStarts(TurnEnds):
         except ObjectLost as error:
             self._failed(activation, Turn(self, activation, work, envelope), error, 0.0)
         finally:
-            if turn is None:
-                share.leave()
-            else:
-                turn.add_done_callback(lambda _: share.leave())
+            _leave_after(turn, share)
 
-    async def _entered(self, size_bytes: int, priority: int) -> Share:
-        """Wait for room. A turn that does needs no slot meanwhile, and no hand-off waits for it."""
-        share = self._settings.room.enter(size_bytes, priority)
+    async def _enter(self, share: Share, size_bytes: int) -> None:
+        """Wait for room. What does needs no slot meanwhile, and no hand-off waits for it."""
         task = asyncio.current_task()
         assert task is not None
         self._running[task] = math.inf
         self.waits(1)
         try:
-            await share.entered()
+            await share.ask(size_bytes).entered()
         finally:
             self.waits(-1)
         self._running[task] = self._clock()
-        return share
 
     def _in_task(
         self,
@@ -306,6 +314,7 @@ class TurnStarts(TurnEnds):
             else:
                 self._succeeded(activation, turn, handler, result, started)
             finally:
+                turn.ended()
                 if context is not None and activation.definition.error_hooks is None:  # they still have it
                     context.end()
 
@@ -359,6 +368,31 @@ def _unloaded(activation: Activation) -> list[Work]:
         for work in queue[: limits.PARKED_IN_MEMORY]
         if work.envelope is None
     ]
+
+
+def _fill_all(activation: Activation, cells: Mapping[str, Cell | None]) -> None:
+    """Give the works of an agent what was read of their records."""
+    for work in _unloaded(activation):
+        if work.due not in cells:
+            continue  # it has come to the front since, and is read before its turn
+        cell = cells[work.due]
+        if cell is None or cell.data is None or not fill(work, cell.data):
+            log.error("the body of a due record is missing", extra={"key": work.due})
+            work.envelope = Envelope(id=work.due, type="", body=b"", target=activation.id)
+
+
+def _priority_of(activation: Activation) -> int:
+    """Priority of the message that the agent is loaded for."""
+    work = activation.next_work(math.inf)
+    return NORMAL_PRIORITY if work is None or work.envelope is None else work.envelope.priority
+
+
+def _leave_after(task: asyncio.Task[None] | None, share: Share) -> None:
+    """Give room back at the end of what goes on with it; at once if nothing does."""
+    if task is None:
+        share.leave()
+    else:
+        task.add_done_callback(lambda _: share.leave())
 
 
 def fill(work: Work, data: bytes) -> bool:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starling import Agent, AgentId, Context, event, message, rpc, testing
 from starling.core import limits
 from starling.core.priority import Priority
-from starling.engine.room import Room, Share
+from starling.engine.room import Place, Room, Share
 from starling.errors import CallTimeout
 from starling.testing import TestMesh
 
@@ -107,7 +107,7 @@ def room_of(mesh: TestMesh) -> Room:
 
 def waiting(room: Room) -> int:
     """How many wait for room, if none of them has given up."""
-    return len(room._waiting) + (room._first is not None and room._first.waits)
+    return len(room._line) + (room._first is not None and room._first.waits)
 
 
 async def until(fact: Callable[[], bool]) -> None:
@@ -210,56 +210,77 @@ def _of(agent: AgentId) -> tuple[str, str]:
 
 async def test_room_is_given_by_priority_and_in_order_and_none_overtakes_who_is_next() -> None:
     room = Room(100)
-    first = room.enter(60, Priority.NORMAL)
-    large, small = room.enter(50, Priority.NORMAL), room.enter(1, Priority.NORMAL)
-    low, urgent = room.enter(30, Priority.LOW), room.enter(30, Priority.URGENT)
-    assert [share.waits for share in (first, large, small, low, urgent)] == [False, True, True, True, True]
-    first.leave()
-    assert [share.waits for share in (large, urgent, small, low)] == [False, False, False, True]
-    large.leave()
+
+    def asked(size_bytes: int, priority: int = Priority.NORMAL) -> Place:
+        return room.share(priority).ask(size_bytes)
+
+    first = asked(60)
+    large, small = asked(50), asked(1)
+    low, urgent = asked(30, Priority.LOW), asked(30, Priority.URGENT)
+    assert [place.waits for place in (first, large, small, low, urgent)] == [False, True, True, True, True]
+    first.share.leave()
+    assert [place.waits for place in (large, urgent, small, low)] == [False, False, False, True]
+    large.share.leave()
     assert not low.waits
 
 
 async def test_who_gives_up_while_waiting_lets_the_next_one_in() -> None:
     room = Room(100)
-    first, large, small = room.enter(60, 1), room.enter(50, 1), room.enter(10, 1)
+    first, large, small = (room.share(1).ask(size) for size in (60, 50, 10))
     waits = asyncio.create_task(large.entered())
     await asyncio.sleep(0)
     waits.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waits
     assert not small.waits
-    for share in (first, small, small, large):
-        share.leave()
+    for place in (first, small, small, large):
+        place.share.leave()
     assert (room.held_bytes, room._active) == (0, 0)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["enter", "call", "leave"]), st.integers(0, 7), st.integers(1, 150))))
+async def test_a_body_that_is_not_wanted_any_more_gives_its_room_back_and_its_share_keeps_the_rest() -> None:
+    room = Room(100)
+    share = room.share(1)
+    share.ask(60)
+    more = share.ask(30)
+    other = room.share(1).ask(40)
+    assert other.waits
+    more.give_up()
+    assert (room.held_bytes, share.size_bytes, other.waits) == (100, 60, False)
+    share.leave()
+    assert room.held_bytes == 40
+
+
+@given(st.lists(st.tuples(st.sampled_from(["enter", "more", "call", "leave"]), st.integers(0, 7), st.integers(1, 150))))
 def test_the_room_is_kept_and_somebody_is_always_let_in(acts: list[tuple[str, int, int]]) -> None:
     async def main() -> None:
         room = Room(100)
-        shares: list[Share] = []
+        places: dict[Share, list[Place]] = {}
         calling: set[Share] = set()
-        called: set[Share] = set()
         for act, which, size in acts:
+            share = list(places)[which % len(places)] if places else None
+            held = room.held_bytes
             if act == "enter":
-                shares.append(room.enter(size, which % 4))
-            elif shares:
-                share = shares[which % len(shares)]
-                if act == "leave":
-                    shares.remove(share)
-                    calling.discard(share)
-                    share.leave()
-                elif not share.waits:
-                    share.calls(-1 if share in calling else 1)
-                    calling ^= {share}
-                    called.add(share)
-            inside = [share for share in shares if not share.waits]
-            assert room.held_bytes == sum(share.size_bytes for share in inside)
-            assert room._active == len(inside) - len(calling)
-            assert room.held_bytes <= 100 or len(inside) == 1 or called
-            assert not shares or [share for share in inside if share not in calling] or len(inside) == len(shares)
-        for share in shares:
+                share = room.share(which % 4)
+                places[share] = [share.ask(size)]
+            elif share is None:
+                continue
+            elif act == "more":
+                places[share].append(share.ask(size))
+            elif act == "leave":
+                del places[share]
+                calling.discard(share)
+                share.leave()
+            else:
+                share.calls(-1 if share in calling else 1)
+                calling ^= {share}
+            inside = {share: [place for place in of if not place.waits] for share, of in places.items()}
+            goes_on = [s for s, of in inside.items() if of and len(of) == len(places[s]) and s not in calling]
+            assert room.held_bytes == sum(place.size_bytes for of in inside.values() for place in of)
+            assert room._active == len(goes_on)
+            assert goes_on or all(len(of) == len(places[share]) for share, of in inside.items())
+            assert room.held_bytes <= max(100, held) or len(goes_on) <= 1
+        for share in places:
             share.leave()
         assert (room.held_bytes, room._active) == (0, 0)
 
