@@ -280,8 +280,9 @@ class Context:
         return _stand_in()(self, cls, key)
 
     def _passed_on(self, headers: Mapping[str, str] | None) -> Mapping[str, str]:
-        own = checked_headers(headers)
-        return _bounded({**self.headers, **own}) if own else self.headers
+        if not headers:
+            return self.headers
+        return _bounded({**self.headers, **checked_headers(headers)})
 
 
 @cache

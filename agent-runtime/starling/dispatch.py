@@ -123,6 +123,9 @@ class Dispatch:
     def find(self, type_name: str, body: bytes, is_call: bool, content_type: str = JSON) -> tuple[Handler, Any]:
         """Return the handler for a message, and the message. Raises CantHandle, UnregisteredType, DecodeError."""
         known, kinds = (self._calls, _CALL) if is_call else (self._events, _EVENT)
+        route = known.get(type_name)
+        if route is not None and route.only is not None and not content_type:  # nearly always
+            return route.only, route.codec.load(body)
         return self._find(known, kinds, type_name, body, content_type)
 
     def find_query(self, type_name: str, body: bytes, content_type: str = JSON) -> tuple[Handler, Any]:

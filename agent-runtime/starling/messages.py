@@ -95,7 +95,7 @@ class Registry:
 
     def encode(self, value: object) -> tuple[str, bytes]:
         """Return type name and body. Raises UnregisteredType, DecodeError, TooLarge; nothing is published then."""
-        codec = self.codec_for(value)
+        codec = self._by_class.get(type(value)) or self.codec_for(value)
         return codec.name, codec.dump(value)
 
     def codec_for(self, value: object) -> Codec:

@@ -33,6 +33,10 @@ class Lane(StrEnum):
     NORMAL = "n"
 
 
+NORMAL_LANE: Final = Lane.NORMAL
+"""By this name: to look a member up in its class takes 70 ns."""
+
+
 class Inlet(NamedTuple):
     """One origin and lane of a mailbox: a subject, read by one reader."""
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from starling.core.ids import AgentId, PoolName, ShardId, TopicId, shard_of
+from starling.core.priority import LANES
+from starling.core.record import Target as Mailbox
 from starling.core.retry import Backoff, RetryPolicy
 from starling.core.subscriptions import Match, SubscriptionRoute, Subscriptions
 from starling.errors import DecodeError, UnknownAgentType
@@ -26,15 +28,28 @@ class PoolRoute:
     shards: int
     incarnation: str
     large_compression: str = PLAIN
+    _mailboxes: dict[ShardId, tuple[Mailbox, ...]] = field(init=False, compare=False, repr=False, default_factory=dict)
+
+    def mailboxes(self, shard: ShardId) -> tuple[Mailbox, ...]:
+        """Where a shard's messages go, by their priority; the same objects each time."""
+        found = self._mailboxes.get(shard)
+        if found is None:
+            made = tuple(Mailbox(self.pool, self.incarnation, shard, lane.value) for lane in LANES)
+            found = self._mailboxes[shard] = made
+        return found
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a message for one agent goes."""
+    """Where a message for one agent goes. mailboxes: by the message's priority."""
 
     agent: AgentId
     pool: PoolRoute
     shard: ShardId
+    mailboxes: tuple[Mailbox, ...] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mailboxes", self.pool.mailboxes(self.shard))
 
 
 @dataclass(frozen=True, slots=True)

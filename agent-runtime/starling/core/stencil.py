@@ -17,7 +17,7 @@ class Stencil:
     created, not_before: milliseconds since 1970.
     """
 
-    __slots__ = ("_entries", "_shared")
+    __slots__ = ("_head", "_head_of_large")
 
     def __init__(
         self,
@@ -43,18 +43,17 @@ class Stencil:
             not_before=not_before,
             headers=headers,
         ).pack()
-        own = _own("", "", b"", _BLANK)
-        self._entries = blank[0]
-        self._shared = blank[1 + len(own) :]
+        shared = blank[1 + len(_own("", "", b"", _BLANK)) :]
+        self._head = b"%c%b" % (blank[0], shared)
+        self._head_of_large = b"%c%b" % (blank[0] + 1, shared)
 
     def pack(
         self, message_id: str, type_name: str, body: bytes, target: AgentId, large: Reference | None = None
     ) -> bytes:
         """Return one envelope; large: where its body is instead."""
-        own = _own(message_id, type_name, body if large is None else b"", target)
         if large is None:
-            return b"%c%b%b" % (self._entries, own, self._shared)
-        return b"%c%b%b%b" % (self._entries + 1, own, self._shared, pack(("bb", large))[1:])
+            return self._head + _own(message_id, type_name, body, target)
+        return self._head_of_large + _own(message_id, type_name, b"", target) + pack(("bb", large))[1:]
 
 
 def _own(message_id: str, type_name: str, body: bytes, target: AgentId) -> bytes:

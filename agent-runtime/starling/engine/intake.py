@@ -183,6 +183,7 @@ class Intake:
         position, already = self.positions.arrive(message.sequence, len(maps), source, number)
         self._settings.passed(Point.ACCEPTED)
         size_bytes = len(message.data) // max(1, len(maps))
+        fresh, lane = message.sequence > self._fresh_after, self._inlet.lane
         for index, value in enumerate(maps):
             if index in already:
                 continue
@@ -192,11 +193,8 @@ class Intake:
                 self._unreadable(self._inlet, position, index, message.data, error)
                 continue
             self._queued_bytes += size_bytes
-            fresh = message.sequence > self._fresh_after
             self._turns.offer(
-                Work(
-                    envelope, self._inlet, position, index, size_bytes, message.time, lane=self._inlet.lane, fresh=fresh
-                )
+                Work(envelope, self._inlet, position, index, size_bytes, message.time, lane=lane, fresh=fresh)
             )
 
     def _judge(self, message: Message) -> tuple[Source | None, int, bool]:

@@ -8,6 +8,7 @@ from typing import Any
 import msgpack
 
 from starling.core import limits
+from starling.core.record import Target
 from starling.engine.work import Send
 from starling.errors import (
     DecodeError,
@@ -19,10 +20,9 @@ def pieces(sends: Sequence[Send]) -> list[bytes]:
     made: list[bytes] = []
     part: list[Any] = []
     size_bytes = 0
-    for send in sends:
-        pool = send.target.pool
-        part.append((pool.pool, pool.incarnation, send.target.shard, send.lane.value, send.packed))
-        size_bytes += len(send.packed) + 64
+    for target, packed in sends:
+        part.append((*target, packed))
+        size_bytes += len(packed) + 64
         if size_bytes >= limits.PIECE_BYTES:
             made.append(msgpack.packb(part))
             part, size_bytes = [], 0
@@ -31,9 +31,9 @@ def pieces(sends: Sequence[Send]) -> list[bytes]:
     return made
 
 
-def unpack_piece(data: bytes) -> list[tuple[str, str, int, str, bytes]]:
-    """Return the messages of a part: pool, incarnation, shard, lane, packed envelope. Raises DecodeError."""
+def unpack_piece(data: bytes) -> list[Send]:
+    """Return the messages of a part. Raises DecodeError."""
     try:
-        return [tuple(item) for item in msgpack.unpackb(data)]
+        return [(Target(*target), packed) for *target, packed in msgpack.unpackb(data)]
     except Exception as error:
         raise DecodeError(f"piece of a fan-out: {error!r}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TypedDict
@@ -9,8 +10,8 @@ from typing import TypedDict
 from starling.core import limits
 from starling.core.due import Due, DueIndex
 from starling.core.envelope import frame_body
-from starling.core.ids import Epoch, PoolName, ShardId
-from starling.core.names import Inlet, Lane
+from starling.core.ids import Epoch, ShardId
+from starling.core.names import Inlet
 from starling.core.outbox import Outbox
 from starling.core.overlay import Overlay
 from starling.core.record import DEAD, Cell, Done, Frame, Kind, Record, ReplyRecord, Source, Target
@@ -142,7 +143,7 @@ class Records:
     def _gather(self) -> Batch:
         """Take what has ended up to the size of a commit."""
         batch = Batch()
-        sends: dict[tuple[PoolName, str, ShardId, Lane], list[bytes]] = {}
+        sends: defaultdict[Target, list[bytes]] = defaultdict(list)
         dead: list[tuple[str, bytes]] = []
         turns = self._turns
         while waiting := turns.outcomes or turns.lazy:
@@ -161,17 +162,13 @@ class Records:
             if outcome.due is not None:
                 for due in outcome.due:
                     self._add_due(due, batch)
-            for target, packed, lane in outcome.sends:
-                pool = target.pool
-                sends.setdefault((pool.pool, pool.incarnation, target.shard, lane), []).append(packed)
+            for target, packed in outcome.sends:
+                sends[target].append(packed)
             if outcome.reply is not None:
                 batch.replies.append(outcome.reply)
             if outcome.dead is not None:
                 dead.append(outcome.dead)
-        batch.frames = [
-            self._frame(Target(pool_name, incarnation, shard, lane.value), frame_body(packed))
-            for (pool_name, incarnation, shard, lane), packed in sends.items()
-        ]
+        batch.frames = [self._frame(target, frame_body(packed)) for target, packed in sends.items()]
         batch.frames += [self._dead_frame(message_id, body) for message_id, body in dead]
         batch.frames += self._given_up()
         return batch

@@ -12,7 +12,7 @@ from starling.core import limits
 from starling.core.ids import AgentId, ShardId
 from starling.core.names import cell_key
 from starling.core.record import Cell
-from starling.engine.activation import Activation, State
+from starling.engine.activation import LEAVING, Activation
 from starling.engine.passivation import Passivation
 from starling.engine.shard_info import ShardStats
 from starling.migrations import STATE
@@ -126,7 +126,7 @@ class Residents:
         if not activation.is_idle or not self.holds(activation):
             return False
         if activation.agent is not None and activation.definition.hooks & {"on_passivate", "on_close"}:
-            activation.state = State.LEAVING
+            activation.state = LEAVING
             self._in_background(self._leave(activation, activation.agent))
         else:
             self.drop(activation)

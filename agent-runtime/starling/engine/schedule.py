@@ -7,13 +7,13 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import copy_context
-from typing import Any
+from typing import Any, Final
 
 from starling.core import limits
 from starling.core.due import DueIndex
 from starling.core.ids import AgentId, ShardId
 from starling.core.priority import Ready
-from starling.engine.activation import Activation, State
+from starling.engine.activation import COLD, IDLE, READY, WAITING, Activation
 from starling.engine.answers import Answers
 from starling.engine.calls import Calls
 from starling.engine.faults import Point
@@ -26,6 +26,8 @@ from starling.engine.shard_info import PoolSettings, ShardStats
 from starling.engine.work import Outcome
 
 log = logging.getLogger(__name__)
+
+_TURN_DONE: Final = Point.TURN_DONE
 
 
 class Schedule:
@@ -75,6 +77,7 @@ class Schedule:
         """Recorded replies by their key; the bytes only while they are not committed."""
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time
+        self.wall = settings.wall
         """Kept, since to ask for the running loop is a system call each time: three a turn were a twentieth of it."""
         self._failure: BaseException | None = None
         self._serving: asyncio.Future[None] | None = None
@@ -125,26 +128,26 @@ class Schedule:
     def _schedule(self, activation: Activation) -> None:
         """Let the agent wait for whatever its next message needs."""
         if activation.pieces:
-            activation.state = State.WAITING
+            activation.state = WAITING
             return
         work = activation.next_work(self._clock())
         if work is None:
             at = activation.wakes_at()
             if at is None:
-                activation.state = State.IDLE
+                activation.state = IDLE
                 return
-            activation.state = State.WAITING
+            activation.state = WAITING
             if activation.timer is not None:
                 activation.timer.cancel()
             activation.timer = asyncio.get_running_loop().call_at(at, self._wake, activation)
         elif activation.agent is None or work.envelope is None:
-            if activation.state is not State.COLD:
-                activation.state = State.COLD
+            if activation.state is not COLD:
+                activation.state = COLD
                 self._cold.append(activation)
                 self._cold_work.set()
         else:
-            activation.state = State.READY
-            self._ready.push(activation, min(max(work.envelope.priority, 0), 3))
+            activation.state = READY
+            self._ready.push(activation, work.envelope.priority)
             self._run_soon()
 
     def _run_soon(self) -> None:
@@ -171,11 +174,11 @@ class Schedule:
 
     def _wake(self, activation: Activation) -> None:
         activation.timer = None
-        if activation.state is State.WAITING and not self.stopping:
+        if activation.state is WAITING and not self.stopping:
             self._schedule(activation)
 
     def _next(self, activation: Activation) -> None:
-        activation.state = State.IDLE
+        activation.state = IDLE
         if activation.normal or activation.urgent:
             self._schedule(activation)
 
@@ -204,7 +207,7 @@ class Schedule:
         if self._held_up and not is_full:
             held_up, self._held_up = self._held_up, {}
             for activation in held_up:
-                if activation.state is State.WAITING and not self.stopping:
+                if activation.state is WAITING and not self.stopping:
                     self._schedule(activation)
 
     def _finish(self, outcome: Outcome) -> None:
@@ -212,7 +215,7 @@ class Schedule:
         if outcome.activation is not None:
             outcome.activation.pending += 1
         (self.lazy if outcome.lazy else self.outcomes).append(outcome)
-        self._settings.passed(Point.TURN_DONE)
+        self._settings.passed(_TURN_DONE)
         if not outcome.lazy or len(self.lazy) >= limits.MAX_LAZY:
             self._tell_soon()
 

@@ -15,7 +15,7 @@ from starling.core import limits
 from starling.core.due import step_key
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, PoolName, TopicId
-from starling.core.priority import Priority, lane_of
+from starling.core.priority import Priority
 from starling.core.record import Cell
 from starling.core.reference import BODY, Reference, check_inline, shared
 from starling.core.reply import Reply
@@ -241,7 +241,7 @@ class Turn:
         self.sent_bytes += len(packed)
         if self.sent_bytes > limits.MAX_TURN_BYTES:
             raise TooLarge(f"one turn sent more than {limits.MAX_TURN_BYTES} bytes; send less at once")
-        self.sends.append(Send(target, packed, lane_of(priority)))
+        self.sends.append((target.mailboxes[priority], packed))
 
     def _next_id(self) -> str:
         if not self._ids:
@@ -394,7 +394,7 @@ class Turn:
                 call_id = derived_id(source.id, source.target, f"{name} {self.work.attempt}")
                 call = SavedCall(call_id, digest, self._deadline(timeout), b"")
                 packed = await self._pack_call(call, route, type_name, body, headers, reply_to, trace)
-                saved = await self._save(name, call.encode(), (Send(route, packed, lane_of(source.priority)),))
+                saved = await self._save(name, call.encode(), ((route.mailboxes[source.priority], packed),))
             call = SavedCall.decode(saved.data)
             if call.digest != digest:
                 raise NotDeterministic(
@@ -405,7 +405,7 @@ class Turn:
                 return _answer(saved, await self._whole(saved, Reply.unpack(call.reply)))
             if not sent:
                 packed = await self._pack_call(call, route, type_name, body, headers, reply_to, trace)
-                await self._shard.save("", None, (Send(route, packed, lane_of(source.priority)),))
+                await self._shard.save("", None, ((route.mailboxes[source.priority], packed),))
             reply = await self._wait(saved, call, route, type_name, reply_to, answer)
             saved.data = SavedCall(call.id, call.digest, call.deadline, reply.pack()).encode()
             return _answer(saved, await self._whole(saved, reply))

@@ -22,7 +22,7 @@ from starling.core.reference import MARK, REPLY, Reference, cell_reference, chec
 from starling.core.reply import Reply, error_reply
 from starling.core.retry import RetryPolicy
 from starling.core.severity import severity_of
-from starling.engine.activation import Activation, State
+from starling.engine.activation import WAITING, Activation
 from starling.engine.dead import dead_letter
 from starling.engine.pieces import pieces
 from starling.engine.turn import Turn
@@ -80,8 +80,9 @@ class TurnEnds(TurnServices):
             raise MailboxFull("what this shard has sent and not delivered is over its limit")
         if activation.definition.has_state and not turn.destroyed:
             self._changed(activation, turn, outcome)
-        for name, cell in (turn.cells or {}).items():
-            self._cell(turn, outcome, cell_key(self._shard, activation.id, name), cell)
+        if turn.cells:
+            for name, cell in turn.cells.items():
+                self._cell(turn, outcome, cell_key(self._shard, activation.id, name), cell)
         if turn.timers:
             self._timers(activation, turn.timers, outcome)
 
@@ -90,11 +91,11 @@ class TurnEnds(TurnServices):
         self._went_well(activation, turn, outcome, started)
         if turn.trace is not None:
             outcome.trace = turn.trace
-        if activation.definition.durability == "none":
+        if activation.definition.options.durability == "none":
             outcome.lazy = not (turn.sends or outcome.cells or outcome.due or outcome.unname or outcome.moves_to)
         else:
             outcome.activation = activation
-        if turn.large or turn.is_large:
+        if turn.large or (turn.sends and turn.is_large):
             self._hold_others(turn, self._in_background(self._spill(activation, turn, outcome), activation))
             return
         outcome.sends = turn.sends
@@ -139,13 +140,14 @@ class TurnEnds(TurnServices):
         outcome.cell(key, cell)
 
     def _changed(self, activation: Activation, turn: Turn, outcome: Outcome) -> None:
-        data = activation.definition.dump_state(activation.agent.state)  # type: ignore[union-attr]
+        definition = activation.definition
+        data = definition.dump_state(activation.agent.state)  # type: ignore[union-attr]
         if data != activation.data:
             if len(data) > limits.MAX_LARGE:
                 raise TooLarge(f"state of {activation.id} has {len(data)} bytes, at most {limits.MAX_LARGE}")
             activation.data = data
-            if activation.definition.is_recorded:
-                self._cell(turn, outcome, activation.key, Cell(activation.definition.state_version, data))
+            if definition.options.durability == "committed":
+                self._cell(turn, outcome, activation.key, Cell(definition.options.version, data))
                 outcome.state = data
             else:
                 activation.committed = data
@@ -227,7 +229,7 @@ class TurnEnds(TurnServices):
     def _hold_others(self, turn: Turn, spill: asyncio.Task[None]) -> None:
         """Count what is being stored, but only for a while: an object store that is missing holds up one agent."""
         loop = asyncio.get_running_loop()
-        size_bytes = sum(map(len, turn.large.values())) + sum(len(send.packed) for send in turn.sends)
+        size_bytes = sum(map(len, turn.large.values())) + sum(len(packed) for _, packed in turn.sends)
         self.unstored_bytes += size_bytes
         patience = loop.call_later(limits.STORE_TIMEOUT, self.stored, size_bytes)
 
@@ -248,7 +250,7 @@ class TurnEnds(TurnServices):
         await self.large.put(turn.large, keys=_keys_of(outcome))
         if not turn.is_large:
             outcome.sends = turn.sends
-            outcome.size_bytes += sum(len(send.packed) for send in turn.sends)
+            outcome.size_bytes += sum(len(packed) for _, packed in turn.sends)
             self._completed(activation, outcome)
             return
         wall = int(self._settings.wall() * 1000)
@@ -267,14 +269,16 @@ class TurnEnds(TurnServices):
         activation = self._agents.get(agent)
         if activation is not None and activation.pieces:
             activation.pieces -= 1
-            if not activation.pieces and activation.state is State.WAITING:
+            if not activation.pieces and activation.state is WAITING:
                 self._schedule(activation)
 
     def _completed(self, activation: Activation, outcome: Outcome) -> None:
-        assert outcome.work is not None
-        self._uncount(outcome.work)
-        activation.ended(outcome.work)
-        outcome.work.counted = False
+        work = outcome.work
+        assert work is not None
+        if self.counting:
+            self._uncount(work)
+        activation.ended(work)
+        work.counted = False
         self._finish(outcome)
         self._next(activation)
 

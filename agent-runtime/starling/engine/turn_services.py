@@ -32,9 +32,6 @@ class TurnServices(Schedule):
     def targets(self, topic: TopicId) -> list[Target]:
         return list(self._routes.current.targets(topic))
 
-    def wall(self) -> float:
-        return self._settings.wall()
-
     def add(self, outcome: Outcome) -> None:
         """Let the next commit make something true that is no turn's end."""
         self._finish(outcome)
@@ -51,7 +48,7 @@ class TurnServices(Schedule):
         if data is not None:
             outcome.cell(key, Cell(0, data))
         outcome.sends = sends
-        outcome.size_bytes += sum(len(send.packed) for send in sends)
+        outcome.size_bytes += sum(len(packed) for _, packed in sends)
         await self.commit(outcome)
 
     async def read_saved(self, key: str) -> bytes | None:

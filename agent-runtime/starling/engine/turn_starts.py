@@ -16,7 +16,7 @@ from starling.core.due import DueBody, DueKind, reply_key
 from starling.core.envelope import NORMAL_PRIORITY, Envelope
 from starling.core.record import Cell, ReplyRecord
 from starling.core.reference import Reference, cell_reference
-from starling.engine.activation import Activation, State
+from starling.engine.activation import IDLE, RUNNING, WAITING, Activation
 from starling.engine.overdue import Calling
 from starling.engine.room import Share
 from starling.engine.turn import Turn
@@ -86,7 +86,7 @@ class TurnStarts(TurnEnds):
             except Exception as error:  # whatever `__init__` raises comes as one
                 self._not_made(activation, error)
                 return None
-        activation.state = State.IDLE
+        activation.state = IDLE
         self._schedule(activation)
         return None
 
@@ -100,7 +100,7 @@ class TurnStarts(TurnEnds):
                 raise
             self._not_made(activation, as_error(raised, "the agent's activation"))
         else:
-            activation.state = State.IDLE
+            activation.state = IDLE
             self._schedule(activation)
 
     def _not_made(self, activation: Activation, error: Exception) -> None:
@@ -110,10 +110,10 @@ class TurnStarts(TurnEnds):
             return
         work = activation.next_work(asyncio.get_running_loop().time())
         if work is None or work.envelope is None:
-            activation.state = State.IDLE
+            activation.state = IDLE
             self._schedule(activation)
             return
-        activation.state = State.RUNNING
+        activation.state = RUNNING
         self._failed(activation, Turn(self, activation, work, work.envelope), error, 0.0)
 
     async def run(self) -> None:
@@ -160,14 +160,14 @@ class TurnStarts(TurnEnds):
         now = self._clock()
         work = activation.next_work(now)
         if work is None or work.envelope is None or activation.pieces:
-            activation.state = State.IDLE
+            activation.state = IDLE
             self._schedule(activation)
             return
         if self._outbox_is_full and activation.is_only_from_outside:
-            activation.state = State.WAITING
+            activation.state = WAITING
             self._held_up[activation] = None
             return
-        activation.state = State.RUNNING
+        activation.state = RUNNING
         work.started = True
         activation.started(work)
         activation.used = now

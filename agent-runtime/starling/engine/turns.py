@@ -10,9 +10,9 @@ from starling.core import limits
 from starling.core.due import DueBody, DueKind, due_key
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId
-from starling.core.names import Inlet, Lane
+from starling.core.names import NORMAL_LANE, Inlet
 from starling.core.record import Cell
-from starling.engine.activation import Activation, State
+from starling.engine.activation import COLD, IDLE, READY, RUNNING, WAITING, Activation
 from starling.engine.direct_turns import DirectTurns
 from starling.engine.turn import CANCEL_TYPE
 from starling.engine.work import DueAdd, Outcome, Work
@@ -45,10 +45,10 @@ class Turns(DirectTurns):
         if activation is None:
             self._end(work, self._not_here(envelope.target), 0.0)
             return
-        queue = activation.normal if work.lane is Lane.NORMAL else activation.lane(work.lane)
+        queue = activation.normal if work.lane is NORMAL_LANE else activation.lane(work.lane)
         queue.append(work)
         state = activation.state
-        if state is State.IDLE or state is State.WAITING or (state is State.READY and len(queue) == 1):
+        if state is IDLE or state is WAITING or (state is READY and len(queue) == 1):
             self._schedule(activation)
 
     def _not_here(self, agent: AgentId) -> Exception:
@@ -76,7 +76,7 @@ class Turns(DirectTurns):
         activation = self._agents.get(envelope.target)
         if activation is not None:
             for queue in (activation.normal, activation.urgent or []):
-                waiting = queue[1:] if activation.state is State.RUNNING else list(queue)
+                waiting = queue[1:] if activation.state is RUNNING else list(queue)
                 for other in waiting:
                     if other.envelope is not None and other.envelope.id == message_id and self._is_delayed(other):
                         queue.remove(other)
@@ -213,7 +213,7 @@ class Turns(DirectTurns):
     def is_settled(self) -> bool:
         """Whether no turn runs or could start now, and nothing waits for its commit."""
         return not self.outcomes and not any(
-            a.pending or a.state in (State.READY, State.COLD, State.RUNNING) for a in self._agents.values()
+            a.pending or a.state in (READY, COLD, RUNNING) for a in self._agents.values()
         )
 
     @property

@@ -11,8 +11,7 @@ from starling.core.envelope import Envelope
 from starling.core.ids import AgentId
 from starling.core.names import Inlet, Lane
 from starling.core.positions import Position
-from starling.core.record import Cell, ReplyRecord
-from starling.core.routes import Target
+from starling.core.record import Cell, ReplyRecord, Target
 
 if TYPE_CHECKING:
     from starling.engine.activation import Activation
@@ -20,12 +19,8 @@ if TYPE_CHECKING:
     from starling.tracing import TurnTrace
 
 
-class Send(NamedTuple):
-    """One packed envelope on its way to a lane of a shard."""
-
-    target: Target
-    packed: bytes
-    lane: Lane = Lane.NORMAL
+Send = tuple[Target, bytes]
+"""One packed envelope, and the lane of a shard that it goes to."""
 
 
 class SavedStep:
