@@ -117,6 +117,8 @@ def test_a_stand_in_has_nothing_but_handlers(ctx: Context, name: str) -> None:
 def test_a_stand_in_for_something_else_or_with_a_bad_key_is_refused(ctx: Context) -> None:
     with pytest.raises(SpecError, match="is not an Agent class"):
         ctx.agent(Question, "k")  # type: ignore[type-var]
+    with pytest.raises(SpecError, match="is not an Agent class"):
+        ctx.agent([Oracle], "k")  # type: ignore[arg-type]
     with pytest.raises(SpecError, match="agent key"):
         ctx.agent(Oracle, "")
 

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starling.core import routes as routes_module
-from starling.core.ids import AgentId, PoolName, TopicId, shard_of
+from starling.core.ids import AgentId, PoolName, ShardId, TopicId, shard_of
+from starling.core.priority import Priority
+from starling.core.record import Target as Mailbox
 from starling.core.retry import Backoff, RetryPolicy
 from starling.core.routes import PoolRoute, Routes, Target
 from starling.core.subscriptions import Match, SubscriptionRoute
@@ -32,6 +34,14 @@ NAMES = st.from_regex(r"[a-z][a-z-]{0,6}", fullmatch=True)
 def test_an_agent_is_found_in_the_pool_of_its_type_at_the_shard_of_its_key() -> None:
     agent = AgentId("board", "EWR")
     assert ROUTES.target(agent) == Target(agent, BOARDS, shard_of("board", "EWR", 4))
+
+
+def test_the_lane_of_a_message_goes_by_its_priority_and_is_one_object_for_all_agents_of_a_shard() -> None:
+    route = PoolRoute(PoolName("boards"), 1, "inc2")
+    one, other = (Target(AgentId("board", key), route, ShardId(0)) for key in ("EWR", "JFK"))
+    assert [mailbox.lane for mailbox in one.mailboxes] == ["n", "n", "u", "u"]
+    assert one.mailboxes[Priority.HIGH] == Mailbox(PoolName("boards"), "inc2", ShardId(0), "u")
+    assert one.mailboxes is other.mailboxes
 
 
 def test_targets_that_are_remembered_are_bounded_and_stay_right(monkeypatch: pytest.MonkeyPatch) -> None:
