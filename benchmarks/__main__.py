@@ -41,8 +41,10 @@ async def run(bench: Bench, names: list[str], target: Path) -> None:
 
 def main() -> int:
     """Return the exit code: 1 when something could not be measured, or with --strict when a target is missed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="short loads, one round: to see that everything works")
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="short loads, one round: to see that everything works, not for figures"
+    )
     parser.add_argument("--only", action="append", choices=sorted(GROUPS), help="this group; may be given again")
     parser.add_argument("--rounds", type=int, help="of each comparison, default 5 (1 with --quick)")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), help="file to write")
@@ -60,12 +62,13 @@ def main() -> int:
     if given.page:
         page.write([given.json], page.PAGE, Path("build/faults.json"))
     failed = [case for case in bench.cases if case.error]
-    missed = [outcome for case in bench.cases for outcome in case.outcomes if not outcome.ok]
-    for outcome in missed:
-        _say(f"missed: {told(outcome)}")
+    missed = [(case.title, outcome) for case in bench.cases for outcome in case.outcomes if not outcome.ok]
+    for title, outcome in missed:
+        _say(f"missed: {title}: {told(outcome)}")
     for case in failed:
         _say(f"failed: {case.title}: {case.error}")
     seconds = time.monotonic() - started
+    _say(f"written to {given.json}; `python -m benchmarks.page --json {given.json}` makes docs/benchmarks.md of it")
     _say(f"{len(bench.cases)} measurements, {len(failed)} failed, {len(missed)} targets missed, {seconds:.0f} s")
     return 1 if failed or (given.strict and missed) else 0
 

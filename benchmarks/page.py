@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +12,8 @@ from typing import Any, Final
 from benchmarks.processes import ROOT
 
 PAGE: Final = ROOT / "docs" / "benchmarks.md"
+RUN: Final = Path("build/bench.json")
+FAULTS: Final = Path("build/faults.json")
 UNITS: Final[Mapping[str, tuple[str, float]]] = {
     "per_second": ("per second", 1),
     "stored_per_second": ("stored per second", 1),
@@ -44,12 +47,13 @@ UNITS: Final[Mapping[str, tuple[str, float]]] = {
 INTRODUCTION: Final = """\
 # Benchmarks
 
-Written by `make bench` (`python -m benchmarks`, then `python -m benchmarks.page`); do not edit. Every comparison was
-measured in interleaved rounds of one run on one machine: read ratios, not absolute numbers. A figure is the median
+Written by `python -m benchmarks.page` from the files of `make bench` and `make faults`; do not edit. Every comparison
+was measured in interleaved rounds of one run on one machine: read ratios, not absolute numbers. A figure is the median
 of its rounds, with the smallest and the largest in brackets. A ratio is taken round by round, so that what both
 sides suffer at the same moment cancels out. The load runs as a process of its own on the same cores as servers and
-workers. "CPU each" is the CPU time of load, servers and workers together for one operation: unlike rates and times it
-hardly depends on what else the machine does.
+workers. "CPU each" is the CPU time of load, servers and workers together for one operation: it depends far less than
+rates and times on what else the machine does. "Counted" is what the agents say at the end that they have handled.
+Where one side is slower it gets fewer messages, so that both run for some seconds.
 
 What is compared: Starling's calls and messages are stored before they count as accepted, each agent's state is stored
 before the answer, nothing is lost or doubled when a worker dies. None of the peers promises all of that; what each of
@@ -58,11 +62,39 @@ In the local runtime, where nothing outlives the process, the record may follow 
 see [performance.md](performance.md#local-runtime).
 """
 
+REPEATING: Final = """\
+## Repeating it
+
+```sh
+make bench
+make faults
+.venv/bin/python -m benchmarks.page
+```
+
+`make bench` takes half an hour to an hour with its 5 rounds and writes `build/bench.json`; the first time it installs
+the peers from a package registry, each into an environment of its own in `.cache/bench/`. `make faults` takes about ten
+minutes and writes `build/faults.json`. The third command makes this page of both. Above each table is the command that
+takes it alone, with as many rounds as here (in an activated `.venv`); `--quick` in place of `--rounds` is a short form
+to see that it works, not for figures. `--strict` ends with 1 when a target is missed. Other work on the machine is seen
+in the figures: look at "load before".
+"""
+
+WHY: Final[Mapping[str, str]] = {
+    "calls": "performance.md#calls",
+    "queries": "performance.md#calls",
+    "local": "performance.md#local-runtime",
+    "one-way": "performance.md#reached-since",
+    "fan-out": "performance.md#turns-and-fan-out",
+    "moves": "performance.md#reached-since",
+    "million": "performance.md#reached-since",
+}
+"""Group to the section that says what is known of why its targets are, or were, missed."""
+
 
 def page(run: Mapping[str, Any], faults: Mapping[str, Any] | None = None) -> str:
     """Return the page for a run. faults: what the fault suite wrote, None to leave it out."""
     run = run if "taken" in run else merged([run])
-    parts = [INTRODUCTION, *_environment(run), *_targets(run), *_cases(run)]
+    parts = [INTRODUCTION, *_contents(run, faults), *_environment(run), REPEATING, *_targets(run), *_cases(run)]
     return "\n".join([*parts, *(_faults(faults) if faults else ())]) + "\n"
 
 
@@ -70,6 +102,7 @@ def merged(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Join runs: a group of a later run takes the place of the same group of an earlier one."""
     cases: dict[str, list[Any]] = {}
     taken: dict[str, str] = {}
+    forms: dict[str, str] = {}
     for run in runs:
         env, form = run["environment"], ", quick form" if run["quick"] else ""
         groups: dict[str, list[Any]] = {}
@@ -78,7 +111,26 @@ def merged(runs: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         cases.update(groups)
         when = f"{env['date']}, commit {env['commit']}, {run['rounds']} rounds{form}, load before {env['load_before']}"
         taken.update(dict.fromkeys(groups, when))
-    return {**runs[-1], "cases": [case for group in cases.values() for case in group], "taken": taken}
+        forms.update(dict.fromkeys(groups, "--quick" if run["quick"] else f"--rounds {run['rounds']}"))
+    joined = [case for group in cases.values() for case in group]
+    return {**runs[-1], "cases": joined, "taken": taken, "forms": forms}
+
+
+def _contents(run: Mapping[str, Any], faults: Mapping[str, Any] | None) -> Iterator[str]:
+    yield "[Taken on](#taken-on), [repeating it](#repeating-it), [targets](#targets), figures of"
+    yield ""
+    groups: dict[str, list[str]] = {}
+    for case in run["cases"]:
+        groups.setdefault(case["group"], []).append(f"[{case['title']}](#{anchor(case['title'])})")
+    yield from (f"- {group}: {'; '.join(links)}" for group, links in groups.items())
+    if faults:
+        yield "- [faults](#faults)"
+    yield ""
+
+
+def anchor(heading: str) -> str:
+    """Return what a link to the heading ends with, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def _environment(run: Mapping[str, Any]) -> Iterator[str]:
@@ -98,11 +150,17 @@ def _environment(run: Mapping[str, Any]) -> Iterator[str]:
 
 def _targets(run: Mapping[str, Any]) -> Iterator[str]:
     rows = [(case, target) for case in run["cases"] for target in case["targets"]]
-    missed = [row for row in rows if not row[1]["ok"]]
+    rows.sort(key=lambda row: row[1]["ok"])  # what is missed first
     failed = [case for case in run["cases"] if case["error"]]
     yield "## Targets"
     yield ""
-    yield f"{len(rows) - len(missed)} of {len(rows)} reached; {len(failed)} measurements failed."
+    kinds: dict[str, list[bool]] = {"ratios": [], "counts that have to be 0": [], "other bounds": []}
+    for _, target in rows:
+        kinds[_kind(target)].append(target["ok"])
+    parts = ", ".join(f"{sum(ok)} of {len(ok)} {kind}" for kind, ok in kinds.items() if ok)
+    reached = sum(target["ok"] for _, target in rows)
+    yield f"{reached} of {len(rows)} reached ({parts}); {len(failed)} measurements failed."
+    yield "An aim is what we would like beyond a target; it does not count."
     yield ""
     yield "| what | target | aim | measured | |"
     yield "| --- | --- | --- | --- | --- |"
@@ -113,10 +171,20 @@ def _targets(run: Mapping[str, Any]) -> Iterator[str]:
         value = _spread(target["value"], 1)
         title = case["title"].partition(":")[0]
         yield (
-            f"| {title}: {target['text']} | {word} {target['bound']:,g}{times} | {aim} | {value}{times} "
-            f"| {'reached' if target['ok'] else '**missed**'} |"
+            f"| {title}: {target['text']} | {word} {_short(target['bound'])}{times} | {aim} | {value}{times} "
+            f"| {'reached' if target['ok'] else _missed(case['group'])} |"
         )
     yield ""
+
+
+def _kind(target: Mapping[str, Any]) -> str:
+    if target["is_ratio"]:
+        return "ratios"
+    return "other bounds" if target["bound"] else "counts that have to be 0"
+
+
+def _missed(group: str) -> str:
+    return f"**missed** ([why]({WHY[group]}))" if group in WHY else "**missed**, not explained yet"
 
 
 def _cases(run: Mapping[str, Any]) -> Iterator[str]:
@@ -124,6 +192,8 @@ def _cases(run: Mapping[str, Any]) -> Iterator[str]:
     for case in run["cases"]:
         yield ""
         yield f"### {case['title']}"
+        yield ""
+        yield f"`python -m benchmarks --only {case['group']} {run['forms'][case['group']]}`"
         yield ""
         if case["error"]:
             yield f"Not measured: {case['error']}"
@@ -144,7 +214,8 @@ def _faults(run: Mapping[str, Any]) -> Iterator[str]:
     yield "## Faults"
     yield ""
     yield "Real servers, processes and signals, under a steady load of numbered messages over two hops, every effect"
-    yield "counted (`make faults`, `benchmarks/faults/`). Recovery: from the fault to an answer of every shard."
+    yield "counted (`make faults`, one row by `python -m benchmarks.faults --only NAME`; `benchmarks/faults/`)."
+    yield "Recovery: from the fault to an answer of every shard."
     yield ""
     yield f"{env['date']}, commit {env['commit']}: {good} of {len(rows)} rows good."
     yield ""
@@ -163,20 +234,25 @@ def _spread(figure: Mapping[str, float], scale: float) -> str:
 
 
 def _short(value: float) -> str:
-    if value == int(value) and abs(value) < 1e6:
+    if value == int(value):
         return f"{value:,.0f}"
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks.page", description=__doc__)
     parser.add_argument(
         "--json", type=Path, action="append", help="of a run; groups of later ones replace earlier ones"
     )
-    parser.add_argument("--faults", type=Path, default=Path("build/faults.json"), help="of a run of the faults")
+    parser.add_argument("--faults", type=Path, default=FAULTS, help="of a run of the faults")
     parser.add_argument("--page", type=Path, default=PAGE, help="file to write")
     given = parser.parse_args()
-    write(given.json or [Path("build/bench.json")], given.page, given.faults)
+    for file in given.json or [RUN]:
+        if not file.is_file():
+            parser.error(f"--json: there is no file {file}; `python -m benchmarks` writes {RUN}")
+    if given.faults != FAULTS and not given.faults.is_file():
+        parser.error(f"--faults: there is no file {given.faults}; `python -m benchmarks.faults` writes {FAULTS}")
+    write(given.json or [RUN], given.page, given.faults)
 
 
 def write(runs: Sequence[Path], target: Path, faults: Path | None = None) -> None:

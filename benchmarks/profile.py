@@ -15,7 +15,8 @@ import pstats
 import resource
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +24,7 @@ import uvloop
 from starling.errors import SpecError
 
 from benchmarks.cost import cpu_seconds
+from benchmarks.load import Load
 from benchmarks.stage import Stage, StageOptions, stage
 
 _COUNTED: Final = ("starling_turns_total", "starling_queries_total", "starling_commits_total")
@@ -89,13 +91,34 @@ def _show(target: Path, handled: float, micros: float, shown: int) -> None:
         print(f"{own / every:6.1%} {own / every * micros:6.1f} {calls / handled:7.2f}  {function}  {where}")
 
 
+def parameters_of(workload: str, given: Sequence[str]) -> dict[str, Any]:
+    """Return the parameters as values by name. Raises ValueError, which names what the load takes."""
+    loads = {name: load for name, load in vars(Load).items() if callable(load) and not name.startswith("_")}
+    if workload not in loads:
+        raise ValueError(f"workload: {workload!r} is none of {', '.join(sorted(loads))}")
+    known = list(signature(loads[workload]).parameters)[1:]
+    parameters: dict[str, Any] = {}
+    for text in given:
+        name, _, value = text.partition("=")
+        if name not in known:
+            raise ValueError(f"{workload}: {name!r} is none of its parameters: {', '.join(known)}")
+        try:
+            parameters[name] = json.loads(value)
+        except ValueError:
+            raise ValueError(f"{workload}: {text!r} is not of the form {name}=JSON, such as {name}=1") from None
+    return parameters
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks.profile", description=__doc__)
     parser.add_argument("workload", help="a method of benchmarks.load.Load")
     parser.add_argument("parameters", nargs="*", help="name=value, value as JSON")
     parser.add_argument("--shown", type=int, default=40, help="rows")
     given = parser.parse_args()
-    parameters = {name: json.loads(value) for name, _, value in (text.partition("=") for text in given.parameters)}
+    try:
+        parameters = parameters_of(given.workload, given.parameters)
+    except ValueError as error:
+        parser.error(str(error))
     uvloop.run(profile(given.workload, parameters, shown=given.shown))
 
 

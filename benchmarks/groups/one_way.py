@@ -46,7 +46,7 @@ async def one_way(bench: Bench) -> None:
             ],
         )
         await bench.compare(
-            "Two hops, both durable, both with state",
+            "Two hops, both durable",
             {
                 OURS: loading(mesh.load, "relayed", messages=few),
                 FAST: loading(fast.load, "relayed", messages=few // 2),

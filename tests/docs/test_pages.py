@@ -20,6 +20,9 @@ CLUSTER = "tests/cluster/"
 PROVED = {
     r"\. \.venv/bin/activate": "",  # a shell's own business
     r"bash \.ci/run": "",  # is what runs all of this
+    r"\.venv/bin/python -m benchmarks\.page": (
+        "tests/unit/benchmarks/test_figures.py::test_the_page_is_written_from_the_file_of_a_run"
+    ),
     r"helm install starling charts/starling .*--set nats\.dev\.enabled=true": (
         f"{CLUSTER}test_helm.py::test_the_chart_is_installed_upgraded_rolled_back_and_removed"
     ),

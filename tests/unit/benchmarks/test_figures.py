@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.figures import Spread, latencies, ratios, spreads
-from benchmarks.page import merged, page, write
+from benchmarks.page import WHY, anchor, merged, page, write
+from benchmarks.profile import parameters_of
+
+ROOT = Path(__file__).parents[3]
+
+TARGET: dict[str, Any] = {
+    "text": "over theirs",
+    "bound": 4,
+    "at_least": False,
+    "aim": 3,
+    "is_ratio": True,
+    "value": {"median": 4.5, "low": 4.0, "high": 5.0},
+    "ok": False,
+}
 
 RUN: dict[str, Any] = {
     "environment": {
@@ -38,17 +53,7 @@ RUN: dict[str, Any] = {
                 "ours": {"figures": {"p50_us": {"median": 500.0, "low": 400.0, "high": 600.0}}},
                 "theirs": {"figures": {"per_second": {"median": 1234.0, "low": 1234.0, "high": 1234.0}}},
             },
-            "targets": [
-                {
-                    "text": "over theirs",
-                    "bound": 4,
-                    "at_least": False,
-                    "aim": 3,
-                    "is_ratio": True,
-                    "value": {"median": 4.5, "low": 4.0, "high": 5.0},
-                    "ok": False,
-                }
-            ],
+            "targets": [TARGET],
         },
         {"group": "kill", "title": "Kill", "error": "LoadFailed: it broke", "entries": {}, "targets": []},
     ],
@@ -88,11 +93,71 @@ def test_a_ratio_needs_as_many_rounds_on_both_sides() -> None:
 def test_the_page_shows_each_target_with_its_ratio_beside_it() -> None:
     text = page(RUN)
 
-    assert (
-        "| Durable call: over theirs | at most 4 × | 3 × | 4.50 (4 to 5) × | **missed** |".replace("4.50", "4.5")
-        in text
+    missed = "**missed** ([why](performance.md#calls))"
+    assert f"| Durable call: over theirs | at most 4 × | 3 × | 4.5 (4 to 5) × | {missed} |" in text
+    assert "0 of 1 reached (0 of 1 ratios); 1 measurements failed." in text
+
+
+def test_the_page_counts_comparisons_and_zeros_apart_and_shows_what_is_missed_first() -> None:
+    zero = {**TARGET, "text": "messages lost", "bound": 0, "is_ratio": False, "aim": None, "ok": True}
+    limit = {**TARGET, "text": "slowest", "bound": 4e6, "is_ratio": False, "aim": None, "ok": True}
+    text = page({**RUN, "cases": [{**RUN["cases"][0], "targets": [zero, limit, TARGET]}]})
+
+    assert "2 of 3 reached (0 of 1 ratios, 1 of 1 counts that have to be 0, 1 of 1 other bounds)" in text
+    assert "at most 4,000,000 |" in text
+    assert text.index("over theirs | at most") < text.index("messages lost | at most")
+
+
+def test_the_page_names_beside_each_table_the_command_that_takes_it_alone() -> None:
+    assert "### Durable call\n\n`python -m benchmarks --only calls --rounds 2`" in page(RUN)
+    assert "`python -m benchmarks --only calls --quick`" in page({**RUN, "quick": True})
+
+
+def test_every_link_within_the_page_and_to_a_reason_leads_to_a_heading() -> None:
+    text = page(RUN, {"environment": RUN["environment"], "rows": []})
+    reasons = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
+
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= _anchors(text)
+    assert {to.removeprefix("performance.md#") for to in WHY.values()} <= _anchors(reasons)
+    assert anchor("First calls of 9,000: p50 (a `b`)") == "first-calls-of-9000-p50-a-b"
+
+
+def _anchors(text: str) -> set[str]:
+    return {anchor(heading) for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("option", ["--json", "--faults"])
+def test_a_page_of_a_file_that_is_not_there_is_refused_by_the_option(option: str, tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps(RUN))
+    files = ["--page", str(tmp_path / "page.md"), "--json", str(tmp_path / "run.json"), option, "none.json"]
+
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.page", *files], capture_output=True, text=True, cwd=ROOT, check=False
     )
-    assert "0 of 1 reached; 1 measurements failed." in text
+
+    assert done.returncode == 2
+    assert f"{option}: there is no file none.json" in done.stderr
+    assert not (tmp_path / "page.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("workload", "given", "problem"),
+    [
+        ("nosuch", [], "'nosuch' is none of .*calls"),
+        ("calls", ["foo=1"], "'foo' is none of its parameters: in_flight, keys, seconds"),
+        ("calls", ["in_flight=x"], "'in_flight=x' is not of the form in_flight=JSON"),
+        ("calls", ["in_flight"], "'in_flight' is not of the form in_flight=JSON"),
+    ],
+)
+def test_a_profile_of_an_unknown_load_or_parameter_says_what_there_is(
+    workload: str, given: list[str], problem: str
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        parameters_of(workload, given)
+
+
+def test_parameters_of_a_profile_are_values() -> None:
+    assert parameters_of("calls", ["in_flight=100", "seconds=0.5"]) == {"in_flight": 100, "seconds": 0.5}
 
 
 def test_the_page_gives_microseconds_in_milliseconds_with_their_spread() -> None:
@@ -138,7 +203,7 @@ def test_the_page_shows_every_fault_with_its_counts_and_recovery() -> None:
     assert "| poison | 100 | 1 | 0 | 0 |  | **failed**: a reason |" in text
 
 
-PEERS = Path(__file__).parents[3] / "benchmarks" / "peers"
+PEERS = ROOT / "benchmarks" / "peers"
 
 
 @pytest.mark.parametrize("peer", sorted(path.parent.name for path in PEERS.glob("*/requirements.txt")))
