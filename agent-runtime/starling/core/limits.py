@@ -66,6 +66,12 @@ ASK_AGAIN: Final = 5.0
 ASK_AGAIN_CAP: Final = 60.0
 SENT_REPLIES: Final = MIB
 """Replies that a shard has sent lately and can send again, together."""
+ASKED_PAUSE: Final = 0.25
+"""At least so long between two looks at what was sent, however many ask."""
+ASKED_AT_ONCE: Final = 10_000
+"""Addresses that wait for the next look; who comes later has to ask again."""
+ADDRESS_BYTES: Final = 256
+"""No address of a reply is longer."""
 QUERY_TIMEOUT: Final = 5.0
 ATTEMPTS: Final = 5
 BACKOFF_FIRST: Final = 1.0

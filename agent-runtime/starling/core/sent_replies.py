@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection, Iterator
 
 from starling.core import limits
 from starling.core.replies import MANY, spread
@@ -26,24 +27,29 @@ class SentReplies:
         while self._size_bytes > limits.SENT_REPLIES:
             self._size_bytes -= _size_bytes(self._messages.popleft()[1])
 
-    def find(self, reply_to: str) -> tuple[str, bytes] | None:
-        """Return subject and body of the newest message that carries the reply to this address."""
-        client, _, token = reply_to.rpartition(".")
-        many = f"{client}.{MANY}"
+    def find(self, asked: Collection[str]) -> Iterator[tuple[str, bytes]]:
+        """Yield address and body of the newest reply to each of these addresses that is still kept, in one look."""
+        tokens: dict[str, set[str]] = {}
+        for reply_to in asked:
+            client, _, token = reply_to.rpartition(".")
+            tokens.setdefault(client, set()).add(token)
         for subject, body in reversed(self._messages):
-            if subject == reply_to or (subject == many and _carries(body, token)):
-                return subject, body
-        return None
+            client, _, token = subject.rpartition(".")
+            wanted = tokens.get(client)
+            if not wanted:
+                continue
+            for found, reply in _rows(body) if token == MANY else ((token, body),):
+                if found in wanted:
+                    wanted.discard(found)
+                    yield f"{client}.{found}", reply
 
 
 def _size_bytes(body: bytes) -> int:
     return len(body) + 200  # of a small reply, subject and objects are the most
 
 
-def _carries(body: bytes, token: str) -> bool:
-    if token.encode() not in body:
-        return False
+def _rows(body: bytes) -> list[tuple[str, bytes]]:
     try:
-        return any(found == token for found, _ in spread(body))
+        return spread(body)
     except DecodeError:
-        return False
+        return []

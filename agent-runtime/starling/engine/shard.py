@@ -29,6 +29,7 @@ from starling.engine.intake import Intake, positions_of
 from starling.engine.janitor import Janitor
 from starling.engine.journal import Journal, take
 from starling.engine.large import LargeValues
+from starling.engine.missed import Missed
 from starling.engine.objects import Objects
 from starling.engine.overdue import Overdue
 from starling.engine.passivation import Passivation
@@ -165,6 +166,7 @@ class OwnedShard:
             large=self._large,
             stats=self.stats,
         )
+        self._missed = Missed(self._committer.sent_replies, self._answers)
         self._sweep = Sweep(
             store,
             settings,
@@ -288,6 +290,7 @@ class OwnedShard:
                         ("large objects", self._large.run()),
                         ("sweep", self._sweep.run()),
                         ("overdue turns", self._overdue.run()),
+                        ("missed replies", self._missed.run()),
                     )
                 ]
                 self.serving.set()
@@ -304,7 +307,7 @@ class OwnedShard:
         listening: list[Subscription] = []
         try:
             listening.append(await self._store.listen(self._names.queries(self.shard), self._queries.heard))
-            listening.append(await self._store.listen(self._names.again(self.shard), self._heard_again))
+            listening.append(await self._store.listen(self._names.again(self.shard), self._missed.heard))
             await self._answers.run()
         finally:
             for heard in listening:
@@ -318,11 +321,6 @@ class OwnedShard:
 
     def _heard_cancel(self, signal: Signal) -> None:
         self._turns.cancel_call(signal.data.decode(errors="replace"))
-
-    def _heard_again(self, signal: Signal) -> None:
-        message = self._committer.sent_replies.find(signal.data.decode(errors="replace"))
-        if message is not None:
-            self._answers.put(*message)
 
     def release(self, *, at_once: bool = False) -> None:
         """Ask for the hand-off; `run` returns when it is done.

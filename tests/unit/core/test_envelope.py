@@ -22,7 +22,7 @@ AGENTS = st.builds(
 )
 TOPICS = st.builds(TopicId, st.from_regex(r"[a-z.:=-]{1,8}", fullmatch=True), TEXT)
 MILLISECONDS = st.integers(0, 2**48)
-KNOWN = {"i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch", "rp"}
+KNOWN = {"i", "t", "ct", "b", "s", "a", "tp", "r", "tr", "c", "p", "nb", "dl", "h", "at", "ch", "rp", "bb"}
 PLAIN = st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), TEXT, st.binary(max_size=8))
 
 ENVELOPES = st.builds(
