@@ -6,6 +6,7 @@ import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starling.core.reference import Reference
 from starling.core.reply import Reply, error_reply
 from starling.errors import (
     CallCycle,
@@ -21,6 +22,14 @@ from starling.errors import (
 )
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+REFERENCES = st.builds(
+    Reference,
+    pool=TEXT,
+    name=TEXT,
+    size_bytes=st.integers(0, 2**53),
+    digest=st.binary(max_size=8),
+    share=st.integers(1, 2**53),
+)
 
 
 @given(
@@ -33,6 +42,8 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
         error=TEXT,
         text=TEXT,
         epoch=st.integers(0, 2**53),
+        record=st.binary(max_size=8),
+        large=st.none() | REFERENCES,
     )
 )
 def test_a_reply_reads_back_equal(reply: Reply) -> None:
