@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -54,7 +54,8 @@ class StageOptions:
     """servers: 1, or 3 for a cluster with three replicas of everything. spec: more of the AgentPool's spec.
 
     worker_url: address that a pod uses instead of the server's own, by pod. extra: further environment, by pod.
-    port: of a single server, 0 for a free one. server_arguments: of a single server.
+    port: of a single server, 0 for a free one. server_arguments: of a single server. cluster: its servers, in place
+    of those that `servers` would make.
     """
 
     workers: int = 2
@@ -65,6 +66,7 @@ class StageOptions:
     worker_url: Callable[[str], str | None] = lambda pod: None
     extra: Callable[[str], Mapping[str, str]] = lambda pod: {}
     server_arguments: tuple[str, ...] = ()
+    cluster: Sequence[EmbeddedServer] = ()
 
 
 class Stage:
@@ -75,7 +77,9 @@ class Stage:
         self.folder = folder
         self.options = options
         self.workers = options.workers
-        if options.servers == 1:
+        if options.cluster:
+            self.servers = list(options.cluster)
+        elif options.servers == 1:
             self.servers = [EmbeddedServer(folder / "nats", port=options.port, arguments=options.server_arguments)]
         else:
             self.servers = cluster(folder / "nats", options.servers)

@@ -18,7 +18,7 @@ import uvloop
 from starling.engine.faults import Point
 
 from benchmarks.environment import environment
-from benchmarks.faults import messages, servers, workers
+from benchmarks.faults import cluster, messages, producer, servers, workers
 from benchmarks.faults.trial import Report
 
 Row = Callable[[Path, Report], Awaitable[None]]
@@ -39,6 +39,8 @@ ROWS: Final[Mapping[str, Row]] = {
     "without-control-plane": workers.without_control_plane,
     "clock-jumps": workers.clock_jumps,
     "everything-restarted": workers.everything_restarted,
+    "everything-frozen": workers.everything_frozen,
+    "producer-killed": producer.killed,
     "server-killed": servers.killed_one,
     "server-frozen": servers.frozen_one,
     "cluster-leader-killed": servers.leader_killed,
@@ -46,6 +48,9 @@ ROWS: Final[Mapping[str, Row]] = {
     "cluster-leader-frozen": servers.leader_frozen,
     "cluster-follower-frozen": servers.follower_frozen,
     "cluster-restarted": servers.all_restarted,
+    "cluster-route-one-way": cluster.route_one_way,
+    "cluster-leaders-step-down": cluster.leaders_step_down,
+    "cluster-storage-gone": cluster.storage_gone,
     "storage-full": servers.storage_full,
     "mailbox-full": servers.mailbox_full,
     "poison": messages.poison,

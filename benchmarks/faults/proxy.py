@@ -11,13 +11,14 @@ from starling.adapters.nats.server import HOST, free_port
 
 
 class Proxy:
-    """Forwards to a port. `cut`: bytes of both directions wait, as in a network that is cut; `heal` ends that."""
+    """Forwards to a port. `cut`: bytes wait, as in a network that is cut, or in one direction; `heal` ends that."""
 
     def __init__(self, host: str, port: int) -> None:
         self._target = host, port
         self.port = free_port()
-        self._open = asyncio.Event()
-        self._open.set()
+        self._there = asyncio.Event()
+        self._back = asyncio.Event()
+        self._open()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -33,18 +34,28 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
-        self._open.set()
+        self._open()
         self.drop()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
 
-    def cut(self) -> None:
-        """From now on nothing comes through; connections stay, new ones get no answer."""
-        self._open.clear()
+    def cut(self, *, there: bool = True, back: bool = True) -> None:
+        """From now on nothing comes through; connections stay, new ones get no answer.
+
+        there, back: towards the port that we forward to, and from it; without one of them that direction works.
+        """
+        if there:
+            self._there.clear()
+        if back:
+            self._back.clear()
+
+    def _open(self) -> None:
+        self._there.set()
+        self._back.set()
 
     def heal(self) -> None:
         """What was cut is gone: old connections are dropped, new ones work."""
-        self._open.set()
+        self._open()
         self.drop()
 
     def drop(self) -> None:
@@ -55,10 +66,14 @@ class Proxy:
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            await self._open.wait()
+            await self._there.wait()
+            await self._back.wait()
             there, back = await asyncio.open_connection(*self._target)
             self._writers.add(back)
-            ways = [asyncio.create_task(self._pump(reader, back)), asyncio.create_task(self._pump(there, writer))]
+            ways = [
+                asyncio.create_task(self._pump(reader, back, self._there)),
+                asyncio.create_task(self._pump(there, writer, self._back)),
+            ]
             self._tasks.update(ways)
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             for way in ways:
@@ -73,9 +88,9 @@ class Proxy:
             writer.transport.abort()
             self._writers.discard(writer)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: asyncio.Event) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
-                await self._open.wait()
+                await way.wait()
                 writer.write(data)
                 await writer.drain()

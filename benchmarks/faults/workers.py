@@ -12,11 +12,14 @@ from pathlib import Path
 from starling.adapters.nats.server import HOST, free_port
 from starling.engine.faults import Point
 
+from benchmarks.checked import CheckedLoad
 from benchmarks.faults.proxy import Proxy
 from benchmarks.faults.trial import Report, Trial, trial
 
 CUT = 14.0
 """Seconds: longer than a member's key lives (10 s)."""
+STILL = 35.0
+"""Seconds: longer than a member's key lives, than orphans wait (15 s), and than the server knows ids (30 s)."""
 
 
 async def killed_mid_turn(folder: Path, report: Report) -> None:
@@ -193,3 +196,31 @@ async def everything_restarted(folder: Path, report: Report) -> None:
         await asyncio.sleep(1)
         await asyncio.gather(*(server.start() for server in it.mesh.servers))
         await it.recovered(since)
+
+
+async def everything_frozen(folder: Path, report: Report) -> None:
+    """Server and workers stand still for 35 seconds, then go on: a worker, the server, the other.
+
+    In the middle of their turns and commits. What is sent while they stand still cannot be known to be stored, since
+    the server forgets ids meanwhile; so nothing is sent.
+    """
+    async with trial(folder, report) as it:
+        it.load.stop()
+        await it.until("the load is at rest", lambda: it.load.accepted == it.load.sent)
+        burst = CheckedLoad(it.client, keys=50, seconds_of_turn=0.05, prefix="burst")
+        await burst.send([key for _ in range(20) for key in range(burst.keys)])
+        first, second = it.mesh.names()
+        (server,) = it.mesh.servers
+        it.mesh.kill(second, signal.SIGSTOP)
+        server.pause()
+        it.mesh.kill(first, signal.SIGSTOP)
+        await asyncio.sleep(STILL)
+        since = it.now
+        it.mesh.kill(first, signal.SIGCONT)
+        await asyncio.sleep(1)
+        server.resume()
+        await asyncio.sleep(1)
+        it.mesh.kill(second, signal.SIGCONT)
+        await it.recovered(since)
+        verdict = await burst.verdict()
+        report.check(verdict.ok, f"of what they were at: {verdict}")

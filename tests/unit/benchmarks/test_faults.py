@@ -7,13 +7,16 @@ import itertools
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 
 import msgpack
 import pytest
+from starling.adapters.nats import EmbeddedServer
 from starling.adapters.nats.server import HOST, free_port
 from starling.core.ids import PoolName
 from starling.core.names import MeshNames
 
+from benchmarks.faults.cluster import routed
 from benchmarks.faults.garbage import frames_of_garbage
 from benchmarks.faults.proxy import Proxy
 from benchmarks.verdict import Effects, Verdict, effects
@@ -124,6 +127,47 @@ async def test_a_cut_proxy_keeps_its_connections_and_carries_nothing(echo: int) 
         writer.write(b"after")
         assert await reader.read(100) == b"after"
         writer.close()
+
+
+@pytest.mark.parametrize("cut", ["there", "back"])
+async def test_a_proxy_that_is_cut_one_way_carries_the_other(cut: str) -> None:
+    port = free_port()
+    accepted: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+
+    async def served(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.put_nowait((reader, writer))
+
+    async with await asyncio.start_server(served, HOST, port), Proxy(HOST, port) as proxy, asyncio.timeout(10):
+        here, to_there = await asyncio.open_connection(HOST, proxy.port)
+        there, to_here = await accepted.get()
+        proxy.cut(there=cut == "there", back=cut == "back")
+        to_there.write(b"to there")
+        to_here.write(b"to here")
+        carried, held = (here, there) if cut == "there" else (there, here)
+        assert await carried.read(100)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(held.read(100), 0.2)
+        proxy.heal()
+        assert await ends(here)
+        assert await ends(there)
+        to_there.close()
+        to_here.close()
+
+
+async def test_servers_behind_proxies_have_no_route_around_them(tmp_path: Path) -> None:
+    async with routed(tmp_path) as (made, proxies):
+        ports = [arguments(server)["--cluster"] for server in made]
+        routes = [arguments(server)["--routes"].split(",") for server in made]
+        advertised = [arguments(server)["--cluster_advertise"] for server in made]
+    urls = [proxy.url for proxy in proxies]
+    assert routes[1:] == [urls[:1], urls[1:]]
+    assert routes[0] == [f"nats://{advertised[0]}"]
+    assert not {f"nats://{where}" for where in advertised} & {*urls, *ports}
+
+
+def arguments(server: EmbeddedServer) -> dict[str, str]:
+    """Its options and their values."""
+    return dict(zip(server._arguments[::2], server._arguments[1::2], strict=True))
 
 
 async def test_a_proxy_drops_all_connections_and_takes_new_ones(echo: int) -> None:
