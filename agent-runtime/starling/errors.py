@@ -35,6 +35,7 @@ MeshError
 ├── WorkerLost              the process ended during every attempt: the message may be what ends it
 └── Fenced                  someone newer owns this shard: stop now, write nothing
     └── JournalLost         the shard's journal is gone or another one: a person is needed
+        └── MailboxLost     its mailbox is: looked for again, with a growing pause
 """
 
 from __future__ import annotations
@@ -227,3 +228,7 @@ class Fenced(MeshError):
 
 class JournalLost(Fenced):
     """The shard's journal is gone or is another one than before; a person has to look."""
+
+
+class MailboxLost(JournalLost):
+    """The shard's mailbox is gone or is another one than its journal knows; a person has to look."""

@@ -43,7 +43,7 @@ from starling.engine.sweep import Sweep
 from starling.engine.table import Table, last_mark
 from starling.engine.turns import Turns
 from starling.engine.work import Outcome, Work
-from starling.errors import DecodeError, Fenced
+from starling.errors import DecodeError, MailboxLost
 from starling.ports.store import Signal, Store, Subscription
 
 log = logging.getLogger(__name__)
@@ -211,7 +211,7 @@ class OwnedShard:
         reading: what is read of the journal already; it is ours from here on.
 
         Raises RetryLater when somebody else was faster or nobody can say (decide again from a fresh read), Fenced when
-        a later owner came, JournalLost.
+        a later owner came, JournalLost, MailboxLost.
         """
         journal, taken = await take(
             store,
@@ -458,10 +458,14 @@ async def _mailbox_end(store: Store, mailbox: str) -> int | None:
 
 
 def _mailbox_of(fold: Replay, mailbox: str, end: int | None) -> int:
-    """Return the end of the mailbox. Raises Fenced when it is another mailbox than the journal's."""
+    """Return the end of the mailbox. Raises MailboxLost when it is another mailbox than the journal's."""
     floor = max(fold.floors.values(), default=0)
-    if end is None or end < floor:
-        raise Fenced(f"mailbox {mailbox} is not the one that floor {floor} speaks of")
+    if end is None:
+        raise MailboxLost(f"there is no stream {mailbox}: restore it, or use `starling repair shard`")
+    if end < floor:
+        raise MailboxLost(
+            f"{mailbox} ends at {end}, but {floor} was handled: restore it, or use `starling repair shard`"
+        )
     return end
 
 

@@ -20,7 +20,7 @@ from starling.engine.passivation import Passivation
 from starling.engine.routes_view import RoutesView
 from starling.engine.shard import OwnedShard
 from starling.engine.shard_info import Owner, PoolSettings
-from starling.errors import DecodeError, Fenced, JournalLost, MeshError, RetryLater
+from starling.errors import DecodeError, Fenced, JournalLost, MailboxLost, MeshError, RetryLater
 from starling.node.members import Members
 from starling.node.reading_ahead import ReadingAhead
 from starling.ports.store import Signal, Store, is_removal
@@ -282,7 +282,6 @@ class Ownership:
     async def _consider(self, slot: _Slot, now: float) -> None:
         try:
             slot.last = await last_record(self._store, self._settings.names, slot.shard)
-            slot.lost = ""
         except JournalLost as error:  # not there yet, or gone: somebody may bring it back
             self._lost(slot, error)
             slot.pause_until = now + LOST_LOOK
@@ -298,7 +297,9 @@ class Ownership:
             slot.task = asyncio.get_running_loop().create_task(
                 self._hold(slot, slot.last, right, slot.taking_by), name=f"shard {slot.shard}"
             )
-        elif is_next(view):
+            return
+        slot.lost = ""  # whoever has it knows
+        if is_next(view):
             self._read_ahead(slot)
         else:
             self._stop_reading(slot)
@@ -357,10 +358,14 @@ class Ownership:
             slot.running = running
             slot.taking_by = None
             slot.held = True
+            slot.lost = ""
             self.on_take(slot.shard, right)
             self._report()
             await running.run()
             slot.fenced = 0
+        except* MailboxLost as group:  # a server that starts may not know it yet
+            self._lost(slot, group)
+            self._pause(slot, _text(group))
         except* JournalLost as group:
             self._lost(slot, group)
             slot.stopped = True

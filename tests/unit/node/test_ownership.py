@@ -365,6 +365,25 @@ async def test_a_shard_whose_journal_is_gone_makes_the_pod_not_ready_and_stops_o
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
 
 
+async def test_a_shard_whose_mailbox_is_gone_makes_the_pod_not_ready_until_it_is_back(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    await world.pool(2)
+    await world.map("p-0", "p-0")
+    name = world.names.mailbox(ShardId(0))
+    subjects = (world.names.mailbox_subjects(ShardId(0)),)
+    await world.store.delete_stream(name)
+    pod = world.start("p-0")
+    await world.until(lambda: pod.owned == {1} and bool(pod.worker.ownership.lost))
+    await world.pass_by(30)
+    assert f"shard 0: MailboxLost: there is no stream {name}: restore it" in pod.worker.not_ready
+    assert pod.owned == {1}
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+    await world.store.ensure_stream(StreamSpec(name=name, subjects=subjects))
+    await world.until(lambda: pod.owned == {0, 1})
+    assert pod.worker.not_ready == ""
+
+
 async def test_a_journal_that_comes_back_is_taken(world: World) -> None:
     """Pods may start before the streams of their pool are there."""
     await world.pool(2)
