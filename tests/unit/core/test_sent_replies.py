@@ -6,7 +6,7 @@ import pytest
 from starling.core import limits
 from starling.core.record import ReplyRecord
 from starling.core.replies import address, gathered
-from starling.core.sent_replies import SentReplies
+from starling.core.sent_replies import FEW, SentReplies
 
 ONE, OTHER = "st.m.r.one", "st.m.r.other"
 
@@ -39,6 +39,14 @@ def test_a_reply_among_many_is_found_without_the_others_that_travelled_with_it()
     assert found(replies, *wanted, address(ONE, 5)) == dict(
         zip(wanted, (b"%s 3" % ONE.encode(), b"%s 32" % ONE.encode(), b"%s 5" % OTHER.encode()), strict=True)
     )
+
+
+@pytest.mark.parametrize("asked", [FEW, FEW + 1])
+def test_few_and_many_who_ask_are_told_the_same(asked: int) -> None:
+    replies = sent(*(many(ONE, number, number + 100) for number in range(100)))
+    wanted = [address(ONE, number) for number in range(100 - asked // 2, 100 + asked - asked // 2)]
+    assert found(replies, *wanted) == {at: f"{ONE} {at.rpartition('.m')[2]}".encode() for at in wanted}
+    assert found(replies, *(f"{at}00" for at in wanted)) == {}
 
 
 @pytest.mark.parametrize("before", [0, 1])
