@@ -16,7 +16,7 @@ from starling.batch import Batch, Published, check_stored
 from starling.context import NO_HEADERS, checked_headers, checked_priority, later
 from starling.core import limits
 from starling.core.envelope import Envelope
-from starling.core.ids import AgentId, PoolName, TopicId, message_id
+from starling.core.ids import AgentId, PoolName, TopicId, check_mesh, message_id
 from starling.core.priority import Priority, lane_of
 from starling.core.reference import Reference, by_pool
 from starling.core.routes import Target
@@ -147,6 +147,8 @@ class Mesh:
         timeout: float = 30.0,
     ) -> tuple[Accepted, ...]:
         """As `publish`, for a message that is encoded already. not_before: milliseconds since 1970."""
+        if not isinstance(topic, TopicId):
+            raise SpecError("topic", f"{topic!r} is none; give a TopicId, or a Topic called with its source")
         own_id = id if id is not None else self._new_id()
         headers, patient, priority = checked_headers(headers), _is_patient(when_full), checked_priority(priority)
         targets = list(self._routes.current.targets(topic))
@@ -467,10 +469,12 @@ async def connect(
     """Connect to a mesh over NATS.
 
     name: of this producer, part of what makes a message id unique; give it when a restarted process repeats
-    its messages. credentials: a NATS credentials file. Raises Unreachable, SpecError for a file that is not there.
+    its messages. credentials: a NATS credentials file. Raises Unreachable, SpecError for a file that is not there or a
+    name that no mesh can have.
     """
     from starling.adapters.nats import connect as connect_store
 
+    check_mesh(mesh)
     store = await connect_store(url, name=name or "client", credentials=credentials)
     try:
         client = Mesh(store, mesh, name=name, chance=random.Random())

@@ -258,6 +258,9 @@ async def mesh(
     max_active: agents that a pod keeps in memory; pressure on this machine's memory passivates none.
     Raises SpecError; errors of the pods come out at the end.
     """
+    if not 1 <= shards <= limits.MAX_SHARDS:
+        raise SpecError("shards", f"is {shards}; give 1 to {limits.MAX_SHARDS}")
+    definitions = [definition(cls) for cls in agents]
     chance = random.Random(seed)
     clock = _Clock()
     server = MemoryServer(wall=clock.wall)
@@ -265,8 +268,8 @@ async def mesh(
     pools = [
         _Pool(
             server,
-            PoolName(cls.type.replace("_", "-").replace(".", "-")),
-            {cls.type: definition(cls)},
+            PoolName(known.type.replace("_", "-").replace(".", "-")),
+            {known.type: known},
             shards=shards,
             pods=pods,
             retry=retry or RetryPolicy(),
@@ -274,7 +277,7 @@ async def mesh(
             chance=chance,
             clock=clock,
         )
-        for cls in agents
+        for known in definitions
     ]
     try:
         await provision_mesh(store, MESH)

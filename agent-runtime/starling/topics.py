@@ -9,6 +9,7 @@ from typing import Any
 from starling.agent import Agent, definition
 from starling.core.ids import TopicId, check_topic_type
 from starling.core.subscriptions import Match, SubscriptionRoute
+from starling.errors import SpecError
 
 Hears = type[Agent[Any]] | Sequence[type[Agent[Any]]]
 Subscribed = Mapping[str, Hears] | Sequence[SubscriptionRoute]
@@ -51,7 +52,10 @@ def subscriptions_of(given: Subscribed | None) -> tuple[SubscriptionRoute, ...]:
     if given is None:
         return ()
     if not isinstance(given, Mapping):
-        return tuple(given)
+        rows = tuple(given)
+        if wrong := [row for row in rows if not isinstance(row, SubscriptionRoute)]:
+            raise SpecError("subscriptions", f"{wrong[0]!r} is none; give what exact, prefix and pattern return")
+        return rows
     listed = {topic: classes if isinstance(classes, Sequence) else [classes] for topic, classes in given.items()}
     return tuple(exact(topic, cls) for topic, classes in listed.items() for cls in classes)
 

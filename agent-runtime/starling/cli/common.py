@@ -16,7 +16,7 @@ import typer
 
 from starling.client import Mesh
 from starling.client import connect as connect_client
-from starling.core.ids import AgentId, PoolName, ShardId
+from starling.core.ids import AgentId, PoolName, ShardId, check_mesh
 from starling.core.names import MeshNames, bucket_stream
 from starling.core.routes import PoolRoute, Routes
 from starling.errors import SpecError, Unreachable
@@ -68,7 +68,8 @@ async def client_of(nats: str, mesh: str, name: str) -> AsyncIterator[Mesh]:
 
 
 async def routes_of(store: Store, mesh: str) -> Routes:
-    """Return the mesh's route table. Raises Unreachable when there is none: no pool was ever applied."""
+    """Return the mesh's route table. Raises SpecError, Unreachable when there is none: no pool was ever applied."""
+    check_mesh(mesh)
     if await store.stream_info(bucket_stream(MeshNames(mesh).routes)) is None:
         raise Unreachable(f"there is no mesh {mesh!r} on this NATS server; --mesh names it, is a pool applied?")
     _, routes = await read_routes(store, mesh)
@@ -108,6 +109,8 @@ def message_of(text: str) -> tuple[str, bytes]:
     body = body.strip() or "{}"
     if not name:
         raise SpecError("message", "is empty; give its name and a JSON body: 'Ask {}'")
+    if name[0] in '{["':
+        raise SpecError("message", f"begins with its body, {name[:20]!r}; give its name first: 'Ask {{}}'")
     try:
         json.loads(body)
     except ValueError as error:

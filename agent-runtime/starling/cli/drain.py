@@ -20,7 +20,7 @@ _ANSWER = 2.0
 
 
 def drain(
-    pod: Annotated[str, typer.Argument(metavar="POOL/POD", help="The pod, as `starling status` shows it.")],
+    pod: Annotated[str, typer.Argument(metavar="POOL/POD", help="Pool and pod, such as counters/counters-0.")],
     undo: Annotated[bool, typer.Option("--undo", help="Let it have shards again.")] = False,
     as_json: AsJson = False,
     nats: Nats = LOCAL_NATS,
@@ -34,7 +34,7 @@ def drain(
     """
     pool, slash, name = pod.partition("/")
     if not slash or not name:
-        raise SpecError("pod", f"{pod!r} is not of the form pool/pod")
+        raise SpecError("pod", f"{pod!r} is not of the form pool/pod; `starling status` shows both")
 
     async def work() -> None:
         async with connected(nats) as store:

@@ -17,6 +17,7 @@ Epoch = NewType("Epoch", int)
 
 _AGENT_TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _TOPIC_TYPE = re.compile(r"[\w.:=-]+")
+_MESH = re.compile(r"[A-Za-z0-9-]+")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]*")
 
 _CHANCE: Final = (1 << 76) - 1 & ~(3 << 62)
@@ -89,6 +90,13 @@ def check_topic_type(text: str) -> str:
     """Return the topic type, or raise SpecError."""
     if not _TOPIC_TYPE.fullmatch(text):
         raise SpecError("topic type", f"{text!r} may hold word characters, '-', '.', ':' and '=' only")
+    return text
+
+
+def check_mesh(text: str) -> str:
+    """Return the name of the mesh, or raise SpecError."""
+    if not _MESH.fullmatch(text):
+        raise SpecError("mesh", f"{text!r} must be made of letters, digits and '-' only, as a namespace's name is")
     return text
 
 

@@ -80,7 +80,10 @@ class Dev:
         self._stamp = stamp(self._options.folder)
         self._manifests = read(self._options.folder)
         directory = self._options.data or Path(tempfile.mkdtemp(prefix="starling-"))
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SpecError("--data", f"{directory} cannot be made: {error.strerror}; give another folder") from error
         try:
             await self._with_server(directory, started)
         finally:

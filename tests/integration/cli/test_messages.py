@@ -57,6 +57,7 @@ async def test_the_same_id_twice_counts_once_and_the_answer_says_so(account_mesh
         (("send", "acount/anna", "cli.Paid"), 1, "no pool of this mesh runs agent type 'acount'"),
         (("send", "account", "cli.Paid"), 2, "agent: 'account' is not of the form type/key"),
         (("send", "account/anna", "cli.Paid {"), 2, "message: the body is no JSON"),
+        (("send", "account/anna", '{"amount": 5}'), 2, "message: begins with its body, '{\"amount\":'; give its name"),
         (("send", "account/anna", "cli.Paid", "-H", "x"), 2, "--header: 'x' is not of the form name=value"),
         (("send", "account/anna", "cli.Paid", "-H", "St-V=1"), 2, "headers.St-V: names that start with"),
         (("publish", "payment", "cli.Paid"), 2, "topic: 'payment' is not of the form type/source"),
@@ -86,6 +87,15 @@ async def test_without_a_mesh_of_this_name_the_exit_code_is_3(account_mesh: Runn
     ran = await run_starling("dead", "list", "--nats", account_mesh.server.url, "--mesh", "nowhere")
     assert (ran.code, ran.out) == (3, "")
     assert ran.err.startswith("starling: there is no mesh 'nowhere' on this NATS server")
+
+
+@pytest.mark.parametrize("command", [("send", "account/anna", "cli.Paid"), ("status",)])
+async def test_a_name_that_no_mesh_can_have_is_refused_as_such(
+    account_mesh: RunningMesh, command: tuple[str, ...]
+) -> None:
+    ran = await run_starling(*command, "--nats", account_mesh.server.url, "--mesh", "a b")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("starling: mesh: 'a b' must be made of letters, digits and '-' only")
 
 
 async def test_the_installed_program_ends_with_the_same_codes(account_mesh: RunningMesh) -> None:

@@ -96,5 +96,10 @@ def test_a_runtime_names_the_match_that_it_does_not_know() -> None:
         LocalRuntime().subscribe("t", "audit", match="regex")  # type: ignore[arg-type]
 
 
+def test_a_list_takes_what_says_how_to_match_only() -> None:
+    with pytest.raises(SpecError, match="subscriptions: 'paid' is none; give what exact, prefix and pattern return"):
+        subscriptions_of(["paid"])  # type: ignore[list-item]
+
+
 def test_no_subscriptions_are_no_rows() -> None:
     assert subscriptions_of(None) == subscriptions_of({}) == ()

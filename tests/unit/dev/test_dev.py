@@ -345,6 +345,16 @@ async def test_manifests_that_are_wrong_at_the_start_end_it_with_one_clear_line(
     assert "Traceback" not in dev.said
 
 
+async def test_a_folder_for_data_that_cannot_be_made_ends_it_with_one_clear_line(tmp_path: Path) -> None:
+    write(tmp_path / "manifests")
+    (tmp_path / "file").write_text("")
+    dev = Dev(tmp_path / "manifests", tmp_path, "--data", str(tmp_path / "file" / "data"))
+    await gone(dev.process.pid)
+    assert await dev.stop() == 2
+    assert f"--data: {tmp_path}/file/data cannot be made: Not a directory; give another folder" in dev.said
+    assert "Traceback" not in dev.said
+
+
 async def test_a_code_that_does_not_start_is_seen_and_can_be_mended(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "manifests"
     write(folder, code="raise RuntimeError('not yet')")
