@@ -57,8 +57,8 @@ Where one side is slower it gets fewer messages, so that both run for some secon
 
 What is compared: Starling's calls and messages are stored before they count as accepted, each agent's state is stored
 before the answer, nothing is lost or doubled when a worker dies. None of the peers promises all of that; what each of
-them leaves out is in its label, and its program is in `benchmarks/peers/`, with a lock file of its own. Durable runtimes
-with servers of their own, such as Temporal, Restate and Dapr, are not measured: nothing here says how they compare.
+them leaves out is in its label, and its program is in `benchmarks/peers/`, with a lock file of its own. Runtimes with
+servers of their own, such as Temporal, Restate and Dapr, are not measured: nothing here says how they compare.
 In the local runtime, where nothing outlives the process, the record may follow the answer:
 see [performance.md](performance.md#local-runtime).
 """
