@@ -31,6 +31,12 @@ class MissedAsk:
     """Makes an asker call the adder."""
 
 
+@message
+@dataclass(frozen=True, slots=True)
+class MissedLarge:
+    """Wants an answer that is too large for a message."""
+
+
 @dataclass
 class MissedSum:
     total: int = 0
@@ -53,6 +59,12 @@ class Adder(Agent[MissedSum], type="missed_adder"):
         await self.gate.wait()
         self.state.total += order.amount
         return self.state.total
+
+    @rpc
+    async def large(self, order: MissedLarge) -> str:
+        type(self).begun += 1
+        await self.gate.wait()
+        return "x" * (limits.MAX_BODY + 1)
 
 
 class Asker(Agent[MissedHeard], type="missed_asker"):
@@ -109,6 +121,20 @@ async def test_callers_whose_replies_travelled_together_each_get_their_own() -> 
         await mesh.advance(limits.ASK_AGAIN + 1)
         async with asyncio.timeout(10):
             assert await asyncio.gather(*calls) == list(range(20))
+
+
+async def test_a_missed_answer_that_is_too_large_for_a_message_is_still_there() -> None:
+    async with starling.testing.mesh(Adder, shards=1) as mesh:
+        call = asyncio.ensure_future(mesh.call(AgentId("missed_adder", "a"), MissedLarge(), timeout=300))
+        await begun(1)
+        async with away(mesh, mesh._calls):
+            Adder.gate.set()
+            await mesh.idle()
+            await mesh.advance(100)
+        await mesh.advance(limits.ASK_AGAIN_CAP + 1)
+        async with asyncio.timeout(10):
+            assert await call == "x" * (limits.MAX_BODY + 1)
+    assert Adder.begun == 1
 
 
 async def test_an_agent_asks_for_the_reply_to_its_call() -> None:
