@@ -63,6 +63,7 @@ _TESTS = (
     _UNIT / "engine/test_ahead_of_the_outbox.py",
     _UNIT / "engine/test_journal.py",
     _UNIT / "engine/test_large_values.py",
+    _UNIT / "engine/test_no_object_store.py",
     _UNIT / "engine/test_queries.py",
     _UNIT / "engine/test_room.py",
     _UNIT / "engine/test_room_for_answers.py",
@@ -495,6 +496,21 @@ MUTANTS: tuple[Mutant, ...] = (
             ),
         ),
         large=True,
+    ),
+    Mutant(
+        "large: a turn waits for ever for an object store that is gone",
+        "section 6",
+        lambda: edited(LargeValues._put, ("elif await self", "elif False and await self")),
+        "without_an_object_store",
+    ),
+    Mutant(
+        "large: a turn that finds no store for its objects has done all the same what it did",
+        "section 6",
+        lambda: edited(
+            Turns._spill,
+            ("ran = self._settings", "self._went_well(activation, turn, outcome, started); ran = self._settings"),
+        ),
+        "no_store_takes",
     ),
     Mutant(
         "large: a body goes before the commit that ends its use",

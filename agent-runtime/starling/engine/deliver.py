@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from starling.core import limits
+from starling.core.absence import has_been_long
 from starling.core.envelope import FrameHeader
 from starling.core.names import MESSAGE_ID, Inlet, Lane, MeshNames, Origin
 from starling.core.outbox import Chain, Outbox, Sending
@@ -123,10 +124,10 @@ class Delivery:
         "Nobody listens" alone is also the answer of a server that starts, and of a stream that has lost its leader;
         what was given up could then never follow in its chain.
         """
-        first, connected = self._no_route_since.get(chain), self._store.connected_since
-        if first is None or connected is None:
+        first = self._no_route_since.get(chain)
+        if first is None:
             return False
-        if asyncio.get_running_loop().time() - max(first, connected) < limits.NO_ROUTE_AFTER:
+        if not has_been_long(first, self._store.connected_since, asyncio.get_running_loop().time()):
             return False
         target = chain.target
         names = self._mesh.pool(target.pool)

@@ -88,10 +88,8 @@ class DirectTurns(TurnStarts):
             self._leaves(activation, turn, outcome)
             if turn.large or turn.is_large:
                 name, body = handler.encode_result(result)
-                self._reply(
-                    outcome, envelope, self._packed(turn, envelope, Reply(envelope.id, str(activation.id), body, name))
-                )
-                self._ended_well(activation, turn, outcome, started)
+                packed = self._packed(turn, envelope, Reply(envelope.id, str(activation.id), body, name))
+                self._ended_well(activation, turn, outcome, packed, started)
                 if context is not None:
                     context.end()
                 return False, None

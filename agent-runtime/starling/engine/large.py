@@ -64,18 +64,31 @@ class LargeValues:
         return Cell(cell.version, reference.in_cell())
 
     async def put(self, puts: Mapping[Reference, bytes], *, keys: Mapping[Reference, str] | None = None) -> None:
-        """Store all of it, however long the store is away; cancel it with the shard. keys: of cells, by reference."""
+        """Store all of it, however long the store is away; cancel it with the shard. keys: of cells, by reference.
+
+        Raises UnknownPool when there has been no such store for a minute, and the server says so too.
+        """
         for reference, data in puts.items():
-            pause = 0.05
-            while True:
-                try:
-                    await self._objects.put(reference, data, key=(keys or {}).get(reference, ""))
-                    break
-                except (Unreachable, UnknownPool) as error:
-                    level = logging.ERROR if isinstance(error, UnknownPool) else logging.DEBUG
-                    log.log(level, "large object not stored yet", extra={"object": reference.name, "error": str(error)})
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, PAUSE_CAP)
+            await self._put(reference, data, (keys or {}).get(reference, ""))
+
+    async def _put(self, reference: Reference, data: bytes, key: str) -> None:
+        pause = 0.05
+        missing_since: float | None = None
+        while True:
+            try:
+                await self._objects.put(reference, data, key=key)
+                return
+            except Unreachable as error:
+                missing_since = None
+                log.debug("large object not stored yet", extra={"object": reference.name, "error": str(error)})
+            except UnknownPool as error:
+                if missing_since is None:
+                    missing_since = asyncio.get_running_loop().time()
+                    log.error("no store for a large object", extra={"object": reference.name, "error": str(error)})
+                elif await self._objects.is_gone(reference.pool, missing_since):
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, PAUSE_CAP)
 
     # -- out
 

@@ -13,6 +13,7 @@ import logging
 from typing import Any, Final, NamedTuple
 
 from starling.core import limits
+from starling.core.absence import has_been_long
 from starling.core.ids import PoolName
 from starling.core.names import (
     MESSAGE_ID,
@@ -210,6 +211,16 @@ class Objects:
             first = page[-1].sequence + 1
         if len(found) >= reference.share:
             await self.delete(reference.pool, reference.name)
+
+    async def is_gone(self, pool: PoolName, since: float) -> bool:
+        """Whether a pool that has had no object store since then (by the loop's clock) has none for good, as far as
+        anybody can say: for too long on one unbroken connection, and the server says so too."""
+        if not has_been_long(since, self._store.connected_since, asyncio.get_running_loop().time()):
+            return False
+        try:
+            return await self._store.stream_info(object_stream(self._bucket(pool))) is None
+        except Unreachable:
+            return False
 
     async def delete(self, pool: PoolName, name: str) -> None:
         """Remove an object; nothing happens when it is not there. Raises Unreachable, UnknownPool."""

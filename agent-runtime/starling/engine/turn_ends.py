@@ -29,7 +29,7 @@ from starling.engine.turn import Turn
 from starling.engine.turn_services import TurnServices
 from starling.engine.work import DueAdd, Outcome, Work
 from starling.error_hooks import ErrorHooks
-from starling.errors import MailboxFull, StateUnreadable, TooLarge
+from starling.errors import MailboxFull, StateUnreadable, TooLarge, UnknownPool
 from starling.log_context import current as current_turn
 from starling.tracing import Tracing, TurnTrace
 
@@ -61,8 +61,8 @@ class TurnEnds(TurnServices):
         envelope = work.envelope
         assert envelope is not None
         outcome = Outcome(work)
+        answer = b""
         try:
-            answer = b""
             if envelope.reply:
                 type_name, body = handler.encode_result(result)
                 answer = self._packed(turn, envelope, Reply(envelope.id, str(activation.id), body, type=type_name))
@@ -70,12 +70,10 @@ class TurnEnds(TurnServices):
         except Exception as error:
             self._failed(activation, turn, error, started)
             return
-        if answer:
-            self._reply(outcome, envelope, answer)
-        self._ended_well(activation, turn, outcome, started)
+        self._ended_well(activation, turn, outcome, answer, started)
 
     def _leaves(self, activation: Activation, turn: Turn, outcome: Outcome) -> None:
-        """What a turn leaves for its commit beside its answer. Raises what makes it a failed turn."""
+        """What a turn leaves for its commit beside its answer; it may still fail. Raises what makes it fail."""
         if turn.sends and self.too_far_ahead:
             raise MailboxFull("what this shard has sent and not delivered is over its limit")
         if activation.definition.has_state and not turn.destroyed:
@@ -83,21 +81,34 @@ class TurnEnds(TurnServices):
         if turn.cells:
             for name, cell in turn.cells.items():
                 self._cell(turn, outcome, cell_key(self._shard, activation.id, name), cell)
-        if turn.timers:
-            self._timers(activation, turn.timers, outcome)
 
-    def _ended_well(self, activation: Activation, turn: Turn, outcome: Outcome, started: float) -> None:
-        """The end of a good turn, whose answer is in its outcome."""
+    def _ended_well(
+        self,
+        activation: Activation,
+        turn: Turn,
+        outcome: Outcome,
+        answer: bytes,
+        started: float,
+        *,
+        is_stored: bool = False,
+    ) -> None:
+        """The end of a good turn. answer: packed, empty when nobody waits for one; is_stored: what its commit cannot
+        hold is stored already."""
+        if not is_stored and (turn.large or (turn.sends and turn.is_large)):
+            spilling = self._spill(activation, turn, outcome, answer, started)
+            self._hold_others(turn, self._in_background(spilling, activation))
+            return
+        if answer:
+            assert turn.work.envelope is not None
+            self._reply(outcome, turn.work.envelope, answer)
         self._went_well(activation, turn, outcome, started)
         if turn.trace is not None:
             outcome.trace = turn.trace
-        if activation.definition.options.durability == "none":
+        if activation.definition.durability == "none":
+            activation.committed = activation.data
             outcome.lazy = not (turn.sends or outcome.cells or outcome.due or outcome.unname or outcome.moves_to)
         else:
             outcome.activation = activation
-        if turn.large or (turn.sends and turn.is_large):
-            self._hold_others(turn, self._in_background(self._spill(activation, turn, outcome), activation))
-            return
         outcome.sends = turn.sends
         outcome.size_bytes += turn.sent_bytes
         self._completed(activation, outcome)
@@ -107,6 +118,10 @@ class TurnEnds(TurnServices):
         work = turn.work
         envelope = work.envelope
         assert envelope is not None
+        if outcome.state is not None:
+            activation.data = outcome.state
+        if turn.timers:
+            self._timers(activation, turn.timers, outcome)
         if activation.cells is not None:
             activation.cells.keep(turn.cells or {})
         if turn.destroyed:
@@ -145,12 +160,9 @@ class TurnEnds(TurnServices):
         if data != activation.data:
             if len(data) > limits.MAX_LARGE:
                 raise TooLarge(f"state of {activation.id} has {len(data)} bytes, at most {limits.MAX_LARGE}")
-            activation.data = data
+            outcome.state = data
             if definition.options.durability == "committed":
                 self._cell(turn, outcome, activation.key, Cell(definition.options.version, data))
-                outcome.state = data
-            else:
-                activation.committed = data
 
     def _reply(self, outcome: Outcome, envelope: Envelope, packed: bytes) -> None:
         """The answer goes out with the commit; that of an agent which records nothing, at once."""
@@ -240,29 +252,33 @@ class TurnEnds(TurnServices):
 
         spill.add_done_callback(ended)
 
-    async def _spill(self, activation: Activation, turn: Turn, outcome: Outcome) -> None:
+    async def _spill(self, activation: Activation, turn: Turn, outcome: Outcome, answer: bytes, started: float) -> None:
         """What a commit cannot hold is stored before it: large objects, and the parts of a large fan-out.
 
-        The parts go out one after the other once the turn is committed.
+        The parts go out one after the other once the turn is committed. Without a store for its objects it has failed.
         """
         envelope = turn.work.envelope
         assert envelope is not None
-        await self.large.put(turn.large, keys=_keys_of(outcome))
-        if not turn.is_large:
-            outcome.sends = turn.sends
-            outcome.size_bytes += sum(len(packed) for _, packed in turn.sends)
-            self._completed(activation, outcome)
-            return
-        wall = int(self._settings.wall() * 1000)
-        outcome.due = list(outcome.due or ())
-        count = 0
-        for count, body in enumerate(pieces(turn.sends), 1):
-            key = piece_key(self._shard, activation.id, envelope.id, count)
-            await self.save(key, body, ())
-            outcome.due.append(DueAdd(key, wall, DueKind.PIECE, None))
-            outcome.size_bytes += len(key) + 32
-        activation.pieces += count
-        self._completed(activation, outcome)
+        if turn.large:
+            ran = self._settings.timer() - started
+            try:
+                await self.large.put(turn.large, keys=_keys_of(outcome))
+            except UnknownPool as error:
+                self._failed(activation, turn, error, started)
+                return
+            started = self._settings.timer() - ran  # what counts as its time is its handler's
+        if turn.is_large:
+            wall = int(self._settings.wall() * 1000)
+            outcome.due = []
+            for count, body in enumerate(pieces(turn.sends), 1):
+                key = piece_key(self._shard, activation.id, envelope.id, count)
+                await self.save(key, body, ())
+                outcome.due.append(DueAdd(key, wall, DueKind.PIECE, None))
+                outcome.size_bytes += len(key) + 32
+            activation.pieces += len(outcome.due)
+            turn.sends = []
+        turn.sent_bytes = sum(len(packed) for _, packed in turn.sends)
+        self._ended_well(activation, turn, outcome, answer, started, is_stored=True)
 
     def piece_sent(self, agent: AgentId) -> None:
         """One part of what an agent has sent is committed to the outbox."""
