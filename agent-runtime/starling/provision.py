@@ -9,6 +9,7 @@ import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from starling.core import limits
 from starling.core.ids import PoolName, ShardId
@@ -239,23 +240,38 @@ async def waiting(store: Store, mesh: str, pool: PoolName, shards: int) -> int:
     return sum(info.messages for info in infos if info is not None)
 
 
-async def owing(store: Store, mesh: str, pool: PoolName, shards: int) -> int:
-    """Return how many of a sleeping pool's shards have work to do by now although no message has come.
+class Owing(NamedTuple):
+    """How many of a sleeping pool's shards have work to do although no message has come.
 
-    That is a timer, a delayed message or a retry that is due, what was sent and not delivered, a lost owner.
+    due: a timer, a delayed message or a retry whose time has come, or a lost owner; undelivered: what was sent and no
+    mailbox has taken.
     """
+
+    due: int = 0
+    undelivered: int = 0
+
+
+NOTHING_OWED: Final = Owing()
+
+
+async def owing(store: Store, mesh: str, pool: PoolName, shards: int) -> Owing:
+    """Return what a sleeping pool's shards owe by now, as their last records say. Raises Unreachable, DecodeError."""
     names = MeshNames(mesh).pool(pool)
     info = await store.stream_info(names.journal(ShardId(0)))
     if info is None:
-        return 0
+        return NOTHING_OWED
     lasts = await asyncio.gather(
         *(store.last(names.journal(shard), names.journal_subject(shard)) for shard in map(ShardId, range(shards)))
     )
-    return sum(last is not None and _owes(Record.decode(last.data), info.time) for last in lasts)
+    records = [Record.decode(last.data) for last in lasts if last is not None]
+    return Owing(
+        sum(_is_due(record, info.time) for record in records),
+        sum(record.kind is Kind.FREE and record.owed and not record.wakes_at for record in records),
+    )
 
 
-def _owes(record: Record, now: float) -> bool:
+def _is_due(record: Record, now: float) -> bool:
     """now: the store's time, seconds since 1970."""
     if record.kind is Kind.FREE:
-        return record.owed and record.wakes_at <= now * 1000
+        return record.owed and any(0 < at <= now * 1000 for at in (record.wakes_at, record.due_at))
     return record.kind is not Kind.BORN

@@ -13,6 +13,7 @@ from starling.core.ids import PodName, PoolName, ShardId
 from starling.core.routes import PoolRoute, Routes
 from starling.core.subscriptions import Match
 from starling.errors import Fenced, JournalLost, MeshError, SpecError
+from starling.provision import NOTHING_OWED
 
 from starling_operator.adapters.mesh import MeshState
 from starling_operator.api import (
@@ -174,8 +175,10 @@ class Control:
             )
         asleep = pods is not None and pods.replicas == 0
         waiting = await self._mesh.waiting(name, wish.shards) if asleep else 0
-        owing = await self._mesh.owing(name, wish.shards) if asleep and not waiting else 0
-        return PoolSeen(tuple(views), pods.replicas if pods else None, current, loads, waiting, owing), revision, pods
+        owed = await self._mesh.owing(name, wish.shards) if asleep else NOTHING_OWED
+        replicas = pods.replicas if pods else None
+        seen = PoolSeen(tuple(views), replicas, current, loads, waiting, owed.due, owed.undelivered)
+        return seen, revision, pods
 
     # -- carry out
 

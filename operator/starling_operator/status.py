@@ -124,7 +124,7 @@ def transitions(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str
         elif kind in ("Degraded", "MetricsAvailable"):
             bad = condition["status"] == ("True" if kind == "Degraded" else "False")
             told = old["status"] != condition["status"] if old is not None else kind == "Degraded" and bad
-        elif kind == "AgentsParked":
+        elif kind in ("AgentsParked", "Undelivered"):
             told = bad = old is None
         else:
             continue

@@ -104,7 +104,8 @@ class Record:
     floors and done are whole; seen, counters and confirmed hold what changed (in a snapshot all of it).
     due_added and due_removed: what it changes in the buckets of due records (rows; keys and buckets).
     frame_refs, cell_refs and due_buckets (those in use) stand in snapshots only.
-    owed, wakes_at: whether a released shard has work without a further message, and when (ms since 1970, 0: at once).
+    owed, wakes_at: whether a released shard has work without a further message, and when (ms since 1970; 0: at once,
+    since it has sent what no mailbox has taken); due_at: when it has work beside that, 0 for none.
     """
 
     kind: Kind
@@ -130,6 +131,7 @@ class Record:
     due_buckets: Sequence[str] = ()
     owed: bool = False
     wakes_at: int = 0
+    due_at: int = 0
 
     def encode(self) -> bytes:
         value: dict[str, Any] = {"v": RECORD_VERSION, "pv": self.previous, "k": self.kind.value, "e": self.epoch}
@@ -173,6 +175,8 @@ class Record:
             value["ow"] = True
         if self.wakes_at:
             value["wa"] = self.wakes_at
+        if self.due_at:
+            value["da"] = self.due_at
         return msgpack.packb(value)  # type: ignore[no-any-return]
 
     @classmethod
@@ -210,6 +214,7 @@ class Record:
                 due_buckets=tuple(value.get("db", ())),
                 owed=bool(value.get("ow", False)),
                 wakes_at=value.get("wa", 0),
+                due_at=value.get("da", 0),
             )
         except Exception as error:
             raise DecodeError(f"journal record: {error!r}") from error

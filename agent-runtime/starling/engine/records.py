@@ -96,10 +96,15 @@ class Records:
     def free(self) -> tuple[Record, Batch]:
         """Return the release record: the shard has no owner; what is owed is said in it."""
         batch = self._gather()
-        undelivered = self._outbox.frames or batch.frames
-        owed = bool(undelivered or self._due.owed())
-        wakes_at = 0 if undelivered else self._due.next_at() or 0
-        return self._record(Kind.FREE, batch, owed=owed, wakes_at=wakes_at), batch
+        undelivered = bool(self._outbox.frames or batch.frames)
+        due_at = self._due.next_at() or 0
+        record = self._record(Kind.FREE, batch)
+        return replace(
+            record,
+            owed=undelivered or self._due.owed(),
+            wakes_at=0 if undelivered else due_at,
+            due_at=due_at if undelivered else 0,
+        ), batch
 
     def snapshot(self) -> Record:
         """Return all small state as of the last record; of turns that have finished since, nothing."""
@@ -120,7 +125,7 @@ class Records:
         if record.kind is Kind.SNAPSHOT:
             self.newest_snapshot = self._journal.last
 
-    def _record(self, kind: Kind, batch: Batch, *, owner: str = "", owed: bool = False, wakes_at: int = 0) -> Record:
+    def _record(self, kind: Kind, batch: Batch, *, owner: str = "") -> Record:
         return Record(
             kind=kind,
             previous=self._journal.last,
@@ -135,8 +140,6 @@ class Records:
             counters={frame.target: frame.number for frame in batch.frames},
             due_added=list(batch.added.values()),
             due_removed=batch.removed,
-            owed=owed,
-            wakes_at=wakes_at,
             **self._positions(),
         )
 

@@ -16,6 +16,7 @@ from starling.core.routes import Routes
 from starling.errors import DecodeError, UnknownPool, Unreachable
 from starling.ports.store import Store, is_removal
 from starling.provision import (
+    Owing,
     PoolStreams,
     owing,
     provision_mesh,
@@ -167,8 +168,8 @@ class MeshState:
         """Messages in the pool's mailboxes, as the streams say. Raises Unreachable."""
         return await waiting(self._store, self.mesh, PoolName(pool), shards)
 
-    async def owing(self, pool: str, shards: int) -> int:
-        """Shards of a sleeping pool that have work to do by now without a message. Raises Unreachable, DecodeError."""
+    async def owing(self, pool: str, shards: int) -> Owing:
+        """Shards of a sleeping pool that have work to do without a message. Raises Unreachable, DecodeError."""
         return await owing(self._store, self.mesh, PoolName(pool), shards)
 
     async def routes(self) -> tuple[int, Routes]:

@@ -28,6 +28,7 @@ class ConditionType(StrEnum):
     DEGRADED = "Degraded"
     METRICS_AVAILABLE = "MetricsAvailable"
     AGENTS_PARKED = "AgentsParked"
+    UNDELIVERED = "Undelivered"
 
 
 class Pause(StrEnum):

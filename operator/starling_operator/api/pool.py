@@ -239,7 +239,7 @@ class AgentPoolStatus(Model):
     plan: Annotated[str, Field(max_length=32_768)] | None = None
     """What would be done, with dryRun."""
     conditions: Conditions = ()
-    """Ready, Progressing, Degraded, MetricsAvailable; AgentsParked while there are any."""
+    """Ready, Progressing, Degraded, MetricsAvailable; AgentsParked, Undelivered while there are any."""
 
 
 class AgentPool(Resource):

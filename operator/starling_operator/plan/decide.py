@@ -33,14 +33,17 @@ def decide(wish: PoolWish, seen: PoolSeen, memory: Memory, now: float) -> Plan:
     seen = _fresh(seen)
     desired, memory = desired_replicas(wish, seen, memory, now)
     if wish.stops(Pause.ALL):
-        return Plan(memory, desired=desired, conditions=_conditions(wish, seen, desired, held=False))
+        return Plan(memory, desired=desired, conditions=_conditions(wish, seen, memory, desired, held=False))
     memory, held = _members_unknown(seen, memory, now)
     before = seen.map or ShardMap(0)
     leaving = _leaving(wish, seen, desired)
     usable = _usable(wish, seen, desired, leaving)
     if held or not (usable or seen.map):
         return Plan(
-            memory, replicas=_ask(seen, desired), desired=desired, conditions=_conditions(wish, seen, desired, held)
+            memory,
+            replicas=_ask(seen, desired),
+            desired=desired,
+            conditions=_conditions(wish, seen, memory, desired, held),
         )
     shards, moves = _placed(wish, seen, before, usable, desired, {pod.name for pod in leaving})
     memory, round_moves = _round(wish, seen, memory, shards, usable, leaving, moves, now)
@@ -60,7 +63,7 @@ def decide(wish: PoolWish, seen: PoolSeen, memory: Memory, now: float) -> Plan:
         replace=_replaceable(wish, seen, leaving, desired) if new is None else None,
         desired=desired,
         imbalance=imbalance(shards, usable, busy),
-        conditions=_conditions(wish, seen, desired, held),
+        conditions=_conditions(wish, seen, memory, desired, held),
     )
 
 
@@ -241,7 +244,7 @@ def _waiting_for(settled: bool, ready_pods: int, desired: int) -> str:
     return "" if settled else f"{ready_pods} of {desired} pods are ready"
 
 
-def _conditions(wish: PoolWish, seen: PoolSeen, desired: int, held: bool) -> tuple[ConditionWish, ...]:
+def _conditions(wish: PoolWish, seen: PoolSeen, memory: Memory, desired: int, held: bool) -> tuple[ConditionWish, ...]:
     owned = {shard for pod in seen.pods if pod.member is not None for shard in pod.member.shards}
     ready_pods = sum(pod.is_ready for pod in seen.pods)
     served = len(owned) == wish.shards
@@ -280,9 +283,19 @@ def _conditions(wish: PoolWish, seen: PoolSeen, desired: int, held: bool) -> tup
                 "" if measured else "no fresh measurements: no moves by load, no scaling down",
             )
         )
-    if parked := _parked(seen):
-        conditions.append(parked)
+    conditions += (said for said in (_parked(seen), _undelivered(seen, memory)) if said is not None)
     return tuple(conditions)
+
+
+def _undelivered(seen: PoolSeen, memory: Memory) -> ConditionWish | None:
+    """A condition that is there while a pool sleeps that was woken in vain for what it has sent."""
+    if not (seen.undelivered and memory.wake_pause):
+        return None
+    text = (
+        f"{seen.undelivered} shards have sent what no mailbox takes, as one that is full; the pool was woken for it in "
+        f"vain, and is again after {memory.wake_pause:.0f} s of sleep: look at the pools that it sends to"
+    )
+    return ConditionWish("Undelivered", True, "TargetsTakeNothing", text)
 
 
 def _parked(seen: PoolSeen) -> ConditionWish | None:

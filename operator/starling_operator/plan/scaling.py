@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from starling_operator.api.names import Pause
 from starling_operator.plan.values import Memory, PoolSeen, PoolWish, ShardLoads
+from starling_operator.plan.waking import awake, wakes
 
 
 def desired_replicas(wish: PoolWish, seen: PoolSeen, memory: Memory, now: float) -> tuple[int, Memory]:
@@ -22,8 +24,12 @@ def desired_replicas(wish: PoolWish, seen: PoolSeen, memory: Memory, now: float)
     start = wish.replicas if wish.replicas is not None else policy.minimum
     current = asked if asked is not None else start
     current = min(max(current, policy.minimum), policy.maximum)
-    if asked == 0 and (seen.waiting or seen.owing):
-        return _unpaused(wish, asked, max(current, 1)), memory
+    if asked == 0:
+        is_time, memory = wakes(seen, memory, now)
+        if is_time:
+            return _unpaused(wish, asked, max(current, 1)), memory
+    else:
+        memory = awake(memory)
     if policy.lag_per_pod is None:
         return _unpaused(wish, asked, current), memory
     if seen.loads is None:
@@ -31,7 +37,7 @@ def desired_replicas(wish: PoolWish, seen: PoolSeen, memory: Memory, now: float)
         return _unpaused(wish, asked, min(max(current, floor), policy.maximum)), memory
     wanted = min(max(_by_lag(seen.loads, policy.lag_per_pod), policy.minimum), policy.maximum)
     wishes = (*((t, n) for t, n in memory.wishes if now - t <= policy.stabilization), (now, wanted))
-    memory = Memory(memory.round_at, memory.moved_at, wishes, memory.hold_until, memory.moves)
+    memory = replace(memory, wishes=wishes)
     if wanted > current:
         return _unpaused(wish, asked, min(wanted, current + policy.step_up)), memory
     stable = max(n for _, n in wishes)

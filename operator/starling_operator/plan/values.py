@@ -93,7 +93,8 @@ class PoolSeen:
     """What the pool is. replicas: as asked for now, None before the first time; map None: there is none yet.
 
     waiting: messages in the mailboxes of a pool without pods, which measures nothing itself; owing: its shards that
-    have work to do by now without a message, as a timer that is due.
+    have work to do by now without a message, as a timer that is due; undelivered: those that have sent what no mailbox
+    has taken.
     """
 
     pods: tuple[PodView, ...]
@@ -102,6 +103,7 @@ class PoolSeen:
     loads: ShardLoads | None
     waiting: int = 0
     owing: int = 0
+    undelivered: int = 0
 
     def pod(self, name: PodName) -> PodView | None:
         """The pod of that name."""
@@ -117,13 +119,19 @@ class PoolSeen:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the rules remember from round to round."""
+    """What the rules remember from round to round.
+
+    wakes_at: when a pool without pods is woken for what it has not delivered, None while that is no question;
+    wake_pause: seconds that it sleeps on before that, 0 before it was woken for it.
+    """
 
     round_at: float | None = None
     moved_at: Mapping[ShardId, float] = field(default_factory=dict)
     wishes: tuple[tuple[float, int], ...] = ()
     hold_until: float = 0.0
     moves: int = 0
+    wakes_at: float | None = None
+    wake_pause: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

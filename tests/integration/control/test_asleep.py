@@ -15,7 +15,7 @@ from starling.core.ids import PoolName, ShardId
 from starling.core.names import Inlet, Lane, MeshNames, Origin
 from starling.core.routes import PoolRoute
 from starling.ports.store import Store
-from starling.provision import PoolStreams, provision_pool, shard_streams
+from starling.provision import Owing, PoolStreams, provision_pool, shard_streams
 from starling_operator.control import PoolReport
 
 from tests.integration.control.pods import BOUND, SHARDS, World, is_whole, pool, target, world
@@ -112,7 +112,7 @@ async def test_a_pool_at_zero_wakes_for_what_it_has_not_delivered_and_sleeps_on_
     assert await arrived(mesh) == 1
     await falls_asleep(mesh)
     assert await arrived(mesh) == 1
-    assert await mesh.mesh.owing("tickers", SHARDS) == 1
+    assert await mesh.mesh.owing("tickers", SHARDS) == Owing(undelivered=1)
 
     await make_room(mesh)
     await mesh.until(COURIERS, is_whole(1), MAY_SLEEP)
@@ -120,7 +120,7 @@ async def test_a_pool_at_zero_wakes_for_what_it_has_not_delivered_and_sleeps_on_
         while await arrived(mesh) < 2:
             await asyncio.sleep(0.1)
     await falls_asleep(mesh)
-    assert await mesh.mesh.owing("tickers", SHARDS) == 0
+    assert await mesh.mesh.owing("tickers", SHARDS) == Owing()
     assert is_asleep(await mesh.control.look(COURIERS, MAY_SLEEP, {}))
 
 
@@ -139,4 +139,4 @@ async def test_a_pool_at_zero_wakes_when_a_timer_is_due_and_not_before(mesh: Wor
         while await arrived(mesh) < 1:
             await asyncio.sleep(0.1)
     await falls_asleep(mesh)
-    assert await mesh.mesh.owing("tickers", SHARDS) == 0
+    assert await mesh.mesh.owing("tickers", SHARDS) == Owing()

@@ -12,7 +12,8 @@ from starling_operator.api.names import Pause
 from starling_operator.plan import decide
 from starling_operator.plan.decide import STALE_AFTER
 from starling_operator.plan.scaling import desired_replicas
-from starling_operator.plan.values import Memory, PoolSeen, PoolWish, ScalingPolicy
+from starling_operator.plan.values import ConditionWish, Memory, PoolSeen, PoolWish, ScalingPolicy
+from starling_operator.status import conditions, transitions
 
 from tests.unit.operator.plan.pools import NOTHING, SCALING, measured, running, wish
 
@@ -117,6 +118,65 @@ def test_a_pool_at_zero_comes_back_when_messages_wait_in_its_streams() -> None:
     held = replace(policy, paused=frozenset({Pause.SCALE_OUT}))
     assert desired(held, replace(asleep, waiting=3)) == 0
     assert desired(held, replace(asleep, owing=1)) == 0
+
+
+MAY_SLEEP = wish(2, scaling=replace(SCALING, minimum=0))
+ASLEEP = PoolSeen((), 0, ShardMap(4), None)
+STUCK = replace(ASLEEP, undelivered=2)
+AWAKE = replace(ASLEEP, replicas=1, pods=running(*EVEN).pods)
+
+
+def slept(memory: Memory, seen: PoolSeen, since: float) -> tuple[float, Memory]:
+    """Look at a sleeping pool every five seconds; return how long it is not woken, and what is remembered then."""
+    for look in range(1000):
+        wanted, memory = desired_replicas(MAY_SLEEP, seen, memory, since + 5.0 * look)
+        if wanted:
+            return 5.0 * look, memory
+    raise AssertionError("never woken")
+
+
+def test_a_pool_that_cannot_deliver_is_woken_at_once_and_then_after_ever_longer_sleeps() -> None:
+    memory, now, pauses = NOTHING, 1000.0, []
+    for _ in range(8):
+        pause, memory = slept(memory, STUCK, now)
+        assert desired(MAY_SLEEP, STUCK, memory, now + pause) == 1  # and asked again, if the first time went wrong
+        pauses.append(pause)
+        for look in range(3):
+            _, memory = desired_replicas(MAY_SLEEP, AWAKE, memory, now + pause + 100.0 * look)
+        now += pause + 300.0
+    assert pauses == [0.0, 30.0, 60.0, 120.0, 240.0, 480.0, 600.0, 600.0]
+
+
+@pytest.mark.parametrize("more", [replace(STUCK, waiting=3), replace(STUCK, owing=1)], ids=["a message", "a timer"])
+def test_what_comes_or_is_due_meanwhile_wakes_it_at_once(more: PoolSeen) -> None:
+    memory = Memory(wake_pause=480.0)
+    wanted, memory = desired_replicas(MAY_SLEEP, STUCK, memory, 1000.0)
+    assert wanted == 0
+    assert desired(MAY_SLEEP, more, memory, 1005.0) == 1
+
+
+def test_once_it_has_delivered_the_next_time_is_a_first_time_again() -> None:
+    _, memory = desired_replicas(MAY_SLEEP, STUCK, Memory(wake_pause=480.0), 1000.0)
+    _, memory = desired_replicas(MAY_SLEEP, AWAKE, memory, 1500.0)
+    wanted, memory = desired_replicas(MAY_SLEEP, ASLEEP, memory, 2000.0)
+    assert wanted == 0
+    assert desired(MAY_SLEEP, STUCK, memory, 2005.0) == 1
+
+
+def test_a_pool_that_sleeps_with_what_it_could_not_deliver_says_so_once() -> None:
+    def said(seen: PoolSeen, memory: Memory) -> list[ConditionWish]:
+        return [each for each in decide(MAY_SLEEP, seen, memory, 1000.0).conditions if each.type == "Undelivered"]
+
+    assert said(STUCK, NOTHING) == []
+    assert said(ASLEEP, Memory(wake_pause=60.0)) == []
+    (condition,) = said(STUCK, Memory(wake_pause=60.0))
+    assert (condition.status, condition.reason) == (True, "TargetsTakeNothing")
+    assert "2 shards" in condition.message
+    assert "60 s" in condition.message
+    before = conditions([condition], (), 1)
+    (event,) = transitions((), before)
+    assert (event.reason, event.warning) == ("TargetsTakeNothing", True)
+    assert transitions(before, before) == []
 
 
 def test_an_idle_pool_whose_minimum_is_zero_goes_to_zero() -> None:
