@@ -51,6 +51,7 @@ from starling_operator.plan.decide import _is_empty, _usable
 from .control import ControlWorld
 from .edits import DoesNotApply, all_of, edited
 from .large import has_large
+from .pods import PodWorld
 from .runner import Result, run_many, world_of
 from .world import World
 
@@ -284,6 +285,12 @@ MUTANTS: tuple[Mutant, ...] = (
         "T3",
         lambda: edited(Reading._next, ("return page[1:]", "return page[2:] or page[1:]")),
         "only_what_came_since",
+    ),
+    Mutant(
+        "what was purged since it was read ahead is not asked for anew",
+        "T3",
+        lambda: edited(Reading._next, ("if page[0] == last:", "if page[0].sequence >= last.sequence:")),
+        world=PodWorld,
     ),
     Mutant(
         "a snapshot forgets unconfirmed frames",

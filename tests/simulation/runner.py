@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 from unittest.mock import patch
 
+from starling.adapters.memory import contents
 from starling.core import due, limits
 from starling.engine import commit, janitor, objects, sweep, table
 
@@ -24,6 +25,10 @@ from .world import World
 
 MOST_PASSES = 400_000
 """Passes of the loop after which a run is taken to spin."""
+
+
+MUCH_PURGED = 0.3
+"""Of the seeds, whose owners purge all the time."""
 
 
 class Result(NamedTuple):
@@ -47,7 +52,7 @@ def run_seed(seed: int, *, trace: bool = False) -> Result:
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with small_limits(random.Random(f"limits {seed}")), large_values(seed):
+        with small_limits(random.Random(f"limits {seed}")), large_values(seed), much_purged(seed):
             run(loop, world.run)
     except Stuck as error:
         world.fail("stuck", error)
@@ -88,6 +93,22 @@ def small_limits(chance: random.Random) -> Iterator[None]:
         put(table, "QUIET", 0.0, 1.0)
         put(table, "PATIENCE", 0.5, 5.0)
         put(table, "ROUND", 0.1, 0.5)
+        yield
+
+
+@contextmanager
+def much_purged(seed: int) -> Iterator[None]:
+    """Where a seed has journals of a few records, over small pages: so an owner purges what the next one reads ahead."""
+    with ExitStack() as stack:
+        if random.Random(f"purges {seed}").random() < MUCH_PURGED:
+            for where, name, value in (
+                (limits, "SNAPSHOT_RECORDS", 2),
+                (janitor, "INTERVAL", 0.02),
+                (table, "QUIET", 0.0),
+                (table, "ROUND", 0.02),
+                (contents, "_PAGE_MESSAGES", 1),
+            ):
+                stack.enter_context(patch.object(where, name, value))
         yield
 
 
