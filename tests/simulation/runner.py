@@ -98,7 +98,7 @@ def small_limits(chance: random.Random) -> Iterator[None]:
 
 @contextmanager
 def much_purged(seed: int) -> Iterator[None]:
-    """Where a seed has journals of a few records, over small pages: so an owner purges what the next one reads ahead."""
+    """Where a seed has journals of a few records, over small pages: an owner purges what the next one reads ahead."""
     with ExitStack() as stack:
         if random.Random(f"purges {seed}").random() < MUCH_PURGED:
             for where, name, value in (
