@@ -51,7 +51,6 @@ from starling_operator.plan.decide import _is_empty, _usable
 from .control import ControlWorld
 from .edits import DoesNotApply, all_of, edited
 from .large import has_large
-from .pods import PodWorld
 from .runner import Result, run_many, world_of
 from .world import World
 
@@ -290,7 +289,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "what was purged since it was read ahead is not asked for anew",
         "T3",
         lambda: edited(Reading._next, ("if page[0] == last:", "if page[0].sequence >= last.sequence:")),
-        world=PodWorld,
+        "purged_since_is_read_anew",
     ),
     Mutant(
         "a snapshot forgets unconfirmed frames",
