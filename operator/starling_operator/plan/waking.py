@@ -7,7 +7,7 @@ from typing import Final
 
 from starling_operator.plan.values import Memory, PoolSeen
 
-FIRST_PAUSE: Final = 30.0
+FIRST_PAUSE: Final = 15.0
 """Seconds that a pool sleeps on which was woken in vain for what it has sent; twice as long each further time."""
 PAUSE_CAP: Final = 600.0
 
