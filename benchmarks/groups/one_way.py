@@ -60,7 +60,7 @@ async def fan_out(bench: Bench) -> None:
     """One message in, many out."""
     async with bench.mesh() as mesh, faststream(bench.folder()) as fast:
         await mesh.load("fan_out", messages=50, targets=10)
-        deliveries = bench.size(100_000, 5_000)
+        deliveries = bench.size(400_000, 5_000)
         for targets in (1, 10, 100):
             entries = {
                 OURS: loading(
