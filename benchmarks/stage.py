@@ -201,8 +201,13 @@ class Stage:
     # -- what is seen
 
     def owners(self) -> dict[int, str]:
-        """Shard to the pod that says it runs it."""
-        return {int(shard): str(member.pod) for _, member in self._members() for shard in member.shards}
+        """Shard to the pod that says it runs it, of two the one with the larger epoch."""
+        claims = [
+            (int(epoch), int(shard), str(member.pod))
+            for _, member in self._members()
+            for shard, epoch in member.shards.items()
+        ]
+        return {shard: pod for _, shard, pod in sorted(claims)}
 
     def epochs(self) -> dict[int, int]:
         """Shard to the largest epoch that any pod reports for it."""

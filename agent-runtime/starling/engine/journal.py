@@ -32,7 +32,7 @@ class Journal:
         self._sent_bytes = 0
         self._asked = 0.0
         self._is_over = False
-        """A record was not stored, or nobody knows: what it said of turns and positions is in no memory any more."""
+        """A record was not stored, or nobody knows yet: what it said of turns and positions is in no other memory."""
 
     async def append(self, record: Record) -> int:
         """Store the next record and return its sequence. Raises as `send` and `ended`; cancelling ends the journal."""
@@ -87,11 +87,11 @@ class Journal:
         return info is not None and info.last_sequence <= self.last
 
     async def is_current(self) -> bool:
-        """Whether the last record is our last one, as some replica has it. Raises Unreachable."""
+        """Whether nobody else has appended, as some replica has it. Raises Unreachable."""
         asked = asyncio.get_running_loop().time()
         message = await self._store.last(self._stream, self._subject)
         if message is not None and message.sequence > self.last:
-            return False
+            return self._is_over  # one of ours is under way: it may be that one, and what answers it will say so
         self.confirmed = max(self.confirmed, asked)
         return True
 

@@ -172,6 +172,26 @@ async def test_a_replay_of_another_incarnation_is_refused() -> None:
         await Reading(store, NAMES, SHARD).up_to(own.last, incarnation="another")
 
 
+async def test_a_record_of_ours_that_is_under_way_is_not_taken_for_somebody_elses() -> None:
+    weather = Losing()
+    server = MemoryServer(weather=weather)
+    store = await journal_of(server)
+    ours, _ = await taken(store, "p-0/a")
+    weather.trips = [Trip(0.0, 0.2)]
+    answer = asyncio.ensure_future(ours.send(commit(ours, 1)))
+    async with asyncio.timeout(10):
+        while len(await records(store)) < 3:
+            await asyncio.sleep(0.001)
+    assert not answer.done()
+    assert await ours.is_current()
+    ours.ended(await answer)
+    assert await ours.is_current()
+    await taken(server.connect("other"), "p-1/b")
+    assert not await ours.is_current()
+    with pytest.raises(Fenced):  # and one that is under way then hears so itself
+        await ours.append(commit(ours, 1))
+
+
 class Behind(Weather):
     """Reads come from a follower that lags by so many changes."""
 
