@@ -170,7 +170,7 @@ class Hoarder(Agent[HoardState], idle=0.2):
 
 
 @dataclass(frozen=True, slots=True)
-class Numbered:
+class Sequenced:
     """One of a source's messages to one agent. number: from 1; seconds: that its turn takes, 0 does not wait."""
 
     source: str
@@ -186,7 +186,7 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class HandedOn:
     """What a checker passes on of each message: its own running number."""
 
     number: int
@@ -214,14 +214,14 @@ class Checker(Agent[CheckedState]):
     """Checks the numbers of what comes in, and passes each message on to the ledger of its own key."""
 
     @event
-    async def numbered(self, message: Numbered, ctx: Context) -> None:
+    async def numbered(self, message: Sequenced, ctx: Context) -> None:
         self._note(message, ctx)
         if message.seconds:
             await asyncio.sleep(message.seconds)
 
-    def _note(self, message: Numbered, ctx: Context) -> None:
+    def _note(self, message: Sequenced, ctx: Context) -> None:
         self.state.note(message.source, message.number)
-        ctx.agent(Ledger, self.id.key).passed(Passed(self.state.handled))
+        ctx.agent(Ledger, self.id.key).passed(HandedOn(self.state.handled))
 
     @rpc
     async def wait(self, message: Wait) -> Count:
@@ -237,7 +237,7 @@ class Ledger(Agent[CheckedState]):
     """The second hop of a checked message."""
 
     @event
-    async def passed(self, message: Passed) -> None:
+    async def passed(self, message: HandedOn) -> None:
         self.state.note("checker", message.number)
 
     @rpc
@@ -251,7 +251,7 @@ class Bad:
 
 
 @dataclass(frozen=True, slots=True)
-class Deadly:
+class Lethal:
     """A message that kills the process."""
 
 
@@ -264,5 +264,5 @@ class Trouble(Agent[CounterState]):
         raise ValueError("this message cannot be handled")
 
     @event
-    async def deadly(self, message: Deadly) -> None:
+    async def deadly(self, message: Lethal) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -11,7 +11,7 @@ from starling.client import Mesh
 from starling.core.ids import AgentId, TopicId
 from starling.errors import MeshError
 
-from benchmarks.agents import NUMBERED, CheckedState, Numbered, Read
+from benchmarks.agents import NUMBERED, CheckedState, Read, Sequenced
 from benchmarks.verdict import Effects, Verdict, effects
 
 READ_AT_ONCE = 200
@@ -71,9 +71,9 @@ class CheckedLoad:
         else:
             self.accepted += len(rows)
 
-    def _next(self, key: int) -> tuple[TopicId, Numbered, str]:
+    def _next(self, key: int) -> tuple[TopicId, Sequenced, str]:
         number = self._numbers[key] = self._numbers.get(key, 0) + 1
-        message = Numbered(self.source, number, self.seconds_of_turn)
+        message = Sequenced(self.source, number, self.seconds_of_turn)
         return NUMBERED(f"{self.prefix}{key}"), message, f"{self.source}-{key}-{number}"
 
     async def handled(self) -> int:

@@ -12,7 +12,7 @@ from starling.core.ids import AgentId, PoolName
 from starling.core.names import MeshNames
 from starling.errors import CallFailed, MeshError, TooLarge
 
-from benchmarks.agents import Bad, Deadly, Parcel
+from benchmarks.agents import Bad, Lethal, Parcel
 from benchmarks.faults.garbage import frames_of_garbage
 from benchmarks.faults.trial import Report, Trial, trial
 from benchmarks.stage import MESH, POOL
@@ -49,7 +49,7 @@ async def deadly(folder: Path, report: Report) -> None:
     """A message that kills every process that handles it: it ends as a dead letter, and its shard lives on."""
     async with trial(folder, report) as it:
         since = it.now
-        await it.client.send(AgentId("trouble", "deadly"), Deadly(), timeout=30)
+        await it.client.send(AgentId("trouble", "deadly"), Lethal(), timeout=30)
         await _dead(it, 1, timeout=120)
         await it.recovered(since)
         report.facts["restarts"] = await _restarts(it)
