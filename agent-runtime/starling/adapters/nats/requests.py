@@ -1,4 +1,4 @@
-"""Requests with an answer: JetStream's JSON API, direct gets of one or many messages, questions to others."""
+"""Requests with an answer: JetStream's JSON API, direct gets of one or many messages."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class Requests:
         """End every waiter with Unreachable; idempotent."""
         self._cut_off()
 
-    async def one(self, subject: str, data: bytes, timeout: float = limits.STORE_TIMEOUT) -> Msg:
+    async def one(self, subject: str, data: bytes) -> Msg:
         """Return the first answer, a status message such as "no responders" too. Raises Unreachable."""
-        return await self._ask(subject, data, None, timeout)
+        return await self._ask(subject, data, None)
 
     async def many(self, subject: str, data: bytes) -> tuple[list[Msg], Msg]:
         """Return the messages of a batch, and the status message that ended it. Raises Unreachable."""
         batch: list[Msg] = []
-        end = await self._ask(subject, data, batch, limits.STORE_TIMEOUT)
+        end = await self._ask(subject, data, batch)
         return batch, end
 
     async def api(self, verb: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -82,18 +82,18 @@ class Requests:
             raise Unreachable(f"JetStream's directory: {error}") from error
         return str(streams[0]) if streams else None
 
-    async def _ask(self, subject: str, data: bytes, batch: list[Msg] | None, timeout: float) -> Msg:
+    async def _ask(self, subject: str, data: bytes, batch: list[Msg] | None) -> Msg:
         self._number += 1
         token = str(self._number)
         waiting = _Waiting(self._loop.create_future(), batch)
         self._waiting[token] = waiting
         ended = waiting.ended
-        slot = self._deadlines.watch(ended, timeout)
+        slot = self._deadlines.watch(ended, limits.STORE_TIMEOUT)
         try:
             await self._connection.send(subject, data, self._inbox + token)
             return await ended
         except TimeoutError:
-            raise Unreachable(f"no answer on {subject} within {timeout:g} s") from None
+            raise Unreachable(f"no answer on {subject} within {limits.STORE_TIMEOUT:g} s") from None
         finally:
             slot.pop(ended, None)
             self._waiting.pop(token, None)
