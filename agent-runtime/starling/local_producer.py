@@ -81,9 +81,9 @@ class LocalProducer(Producer):
 
     def _are_read(self, key: AgentId | ShardId) -> bool:
         left = self._unread[key]
-        while left and self._is_read(left[0]):
-            del left[0]
-            self._count -= 1
+        read = next((number for number, sent in enumerate(left) if not self._is_read(sent)), len(left))
+        del left[:read]
+        self._count -= read
         if not left:
             del self._unread[key]
         return not left

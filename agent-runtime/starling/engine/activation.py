@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from starling.agent import Agent, AgentDefinition
 from starling.core.ids import AgentId
@@ -38,6 +39,12 @@ RUNNING: Final = State.RUNNING
 LEAVING: Final = State.LEAVING
 WAITING: Final = State.WAITING
 """To look a member up in its class takes 70 ns, and a turn asks for eight: by these names it takes none."""
+
+Queue: TypeAlias = list[Work] | deque[Work]
+"""What waits for an agent in one lane: a list, 56 bytes when nothing waits (a deque takes 600), and a deque once more
+than `LONG` wait, which gives its first away without moving all the others."""
+
+LONG: Final = 64
 
 
 class Activation:
@@ -78,8 +85,8 @@ class Activation:
         """`data` is what its last good turn has left, so that nothing needs to be read."""
         self.data: bytes | None = None
         self.committed: bytes | None = None
-        self.normal: list[Work] = []
-        self.urgent: list[Work] | None = None
+        self.normal: Queue = []
+        self.urgent: Queue | None = None
         self.state = IDLE
         self.ready = -1
         self.run = 0
@@ -94,7 +101,7 @@ class Activation:
         self.used = 0.0
         """When its last turn started, by the loop's clock."""
 
-    def lane(self, lane: Lane) -> list[Work]:
+    def lane(self, lane: Lane) -> Queue:
         """Return the queue of a lane."""
         if lane is NORMAL_LANE:
             return self.normal
@@ -144,5 +151,13 @@ class Activation:
         queue = self.normal if work.lane is NORMAL_LANE else self.lane(work.lane)
         if queue and queue[0] is work:
             del queue[0]
+            if len(queue) > LONG and type(queue) is list:
+                self._replace(work.lane, deque(queue))
         elif work in queue:
             queue.remove(work)
+
+    def _replace(self, lane: Lane, queue: Queue) -> None:
+        if lane is NORMAL_LANE:
+            self.normal = queue
+        else:
+            self.urgent = queue

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Coroutine, Mapping
+from itertools import islice
 from typing import Any, Final
 
 import msgpack
@@ -365,7 +366,7 @@ def _unloaded(activation: Activation) -> list[Work]:
     return [
         work
         for queue in (activation.normal, activation.urgent or ())
-        for work in queue[: limits.PARKED_IN_MEMORY]
+        for work in islice(queue, limits.PARKED_IN_MEMORY)
         if work.envelope is None
     ]
 

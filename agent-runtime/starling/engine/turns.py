@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 
 from starling.core import limits
 from starling.core.due import DueBody, DueKind, due_key
@@ -76,7 +77,7 @@ class Turns(DirectTurns):
         activation = self._agents.get(envelope.target)
         if activation is not None:
             for queue in (activation.normal, activation.urgent or []):
-                waiting = queue[1:] if activation.state is RUNNING else list(queue)
+                waiting = list(islice(queue, 1 if activation.state is RUNNING else 0, None))
                 for other in waiting:
                     if other.envelope is not None and other.envelope.id == message_id and self._is_delayed(other):
                         queue.remove(other)
