@@ -7,6 +7,7 @@ each message costs its sender, the server and the client 3 us or more.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -14,7 +15,8 @@ import msgpack
 
 from starling.core import limits
 from starling.core.record import ReplyRecord
-from starling.errors import DecodeError
+
+log = logging.getLogger(__name__)
 
 MANY: Final = "many"
 """Token of the subject on which a client hears many replies at once."""
@@ -57,8 +59,9 @@ def _message(subject: str, part: Sequence[tuple[str, bytes]]) -> tuple[str, byte
 
 
 def spread(data: bytes) -> list[tuple[str, bytes]]:
-    """Return token and body of each reply in a message of many. Raises DecodeError."""
+    """Return token and body of each reply in a message of many; none, and a warning, where it cannot be read."""
     try:
         return [(str(token), bytes(body)) for token, body in msgpack.unpackb(data)]
-    except Exception as error:
-        raise DecodeError(f"replies: {error!r}") from error
+    except Exception as error:  # whatever somebody else has sent
+        log.warning("replies that came together cannot be read", extra={"error": repr(error)})
+        return []

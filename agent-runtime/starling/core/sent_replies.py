@@ -8,7 +8,6 @@ from typing import Final
 
 from starling.core import limits
 from starling.core.replies import MANY, spread
-from starling.errors import DecodeError
 
 FEW: Final = 8
 """So many tokens are looked for in the bytes first."""
@@ -56,7 +55,4 @@ def _rows(body: bytes, wanted: Collection[str]) -> list[tuple[str, bytes]]:
     """Replies in a message of many, where some of the wanted may be among them."""
     if len(wanted) <= FEW and not any(token.encode() in body for token in wanted):
         return []  # a twentieth of what it costs to read them
-    try:
-        return spread(body)
-    except DecodeError:
-        return []
+    return spread(body)

@@ -75,12 +75,7 @@ class Calls:
         if signal.subject != self._many:
             self._answered(signal.subject, signal.data)
             return
-        try:
-            together = spread(signal.data)
-        except DecodeError as error:
-            log.warning("replies that came together cannot be read", extra={"error": str(error)})
-            return
-        for token, data in together:
+        for token, data in spread(signal.data):
             self._answered(f"{self._subject}.{token}", data)
 
     def _answered(self, reply_to: str, data: bytes) -> None:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from starling.core import limits
 from starling.core.record import ReplyRecord
 from starling.core.replies import MANY, address, gathered, spread
-from starling.errors import DecodeError
 
 CLIENTS = st.sampled_from(["st.m.r.a", "st.m.r.b"])
 ADDRESSES = st.one_of(
@@ -58,6 +57,8 @@ def test_a_reply_alone_goes_to_its_own_address() -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\xc1", msgpack.packb(7), msgpack.packb([["m1"]]), msgpack.packb([["m1", 1.5]])]
 )
-def test_what_is_no_message_of_replies_is_a_decode_error(data: bytes) -> None:
-    with pytest.raises(DecodeError):
-        spread(data)
+def test_what_is_no_message_of_replies_holds_none_and_is_a_warning(
+    data: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert spread(data) == []
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

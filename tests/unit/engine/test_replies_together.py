@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import pytest
 import starling.testing
 from starling import Agent, AgentId, rpc
 from starling.ports.store import Signal
@@ -49,3 +50,17 @@ async def test_the_answers_of_one_record_come_in_one_message_each_to_its_own_cal
     assert [answer for answer in answers if isinstance(answer, int)] == [n for n in range(20) if n != 3]
     assert "three" in str(answers[3])
     assert len(heard) == 1
+
+
+async def test_bytes_that_are_no_replies_are_a_warning_and_the_next_reply_is_heard(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with starling.testing.mesh(TogetherTeller, shards=1) as mesh, asyncio.timeout(30):
+        heard: list[Signal] = []
+        listening = await mesh._store.listen("st.*.r.>", heard.append)
+        assert await mesh.call(AgentId("together_teller", "k1"), TogetherAsk(1)) == 1
+        client = heard[0].subject.rpartition(".")[0]
+        await mesh._store.signal(f"{client}.many", b"\xc1")
+        assert await mesh.call(AgentId("together_teller", "k1"), TogetherAsk(2)) == 3
+        assert "cannot be read" in caplog.text
+        await listening.close()

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from starling.adapters.nats import wire
 from starling.adapters.nats.connection import Connection
 from starling.adapters.nats.link import Msg
 from starling.core.replies import MANY, address, spread
 from starling.deadlines import Deadlines
-from starling.errors import DecodeError, Unreachable
-
-log = logging.getLogger(__name__)
+from starling.errors import Unreachable
 
 
 class Questions:
@@ -63,12 +60,7 @@ class Questions:
         if token != MANY:
             self._answered(token, None if wire.status(message) == wire.NO_RESPONDERS else message.data)
             return
-        try:
-            together = spread(message.data)
-        except DecodeError as error:
-            log.warning("answers that came together cannot be read", extra={"error": str(error)})
-            return
-        for token, data in together:
+        for token, data in spread(message.data):
             self._answered(token, data)
 
     def _answered(self, token: str, data: bytes | None) -> None:
