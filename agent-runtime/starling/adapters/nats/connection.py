@@ -113,34 +113,24 @@ class Connection:
         except ValueError as error:
             raise SpecError("subject", f"{subject!r} or a header of it is not valid: {error}") from error
 
-    def answer(self, subject: str, data: bytes) -> bool:
-        """Hand an answer to the socket; False when it takes nothing more now. Raises as `send`."""
-        link = self._with_room(len(data))
-        if link is None:
-            return False
-        try:
-            link.answer(subject, data)
-        except ValueError as error:
-            raise SpecError("subject", f"{subject!r} is not valid: {error}") from error
-        return True
+    def hand_over(self, subject: str, data: bytes, reply: str = "") -> bool:
+        """Hand a question to the socket, or, without `reply`, an answer, which goes before all else of its moment.
 
-    def ask(self, subject: str, data: bytes, reply: str) -> bool:
-        """Hand a question to the socket; False when it takes nothing more now. Raises as `send`."""
-        link = self._with_room(len(data))
-        if link is None:
-            return False
-        try:
-            link.publish(subject, data, reply, None)
-        except ValueError as error:
-            raise SpecError("subject", f"{subject!r} is not valid: {error}") from error
-        return True
-
-    def _with_room(self, size_bytes: int) -> Link | None:
-        """Return the present connection, None when its socket takes nothing more now. Raises Unreachable, TooLarge."""
+        False when the socket takes nothing more now. Raises as `send`.
+        """
         link = self._here()
-        if size_bytes > link.max_payload:
-            raise TooLarge(f"{size_bytes} bytes, the server takes {link.max_payload}")
-        return None if link.unsent_bytes > _MAX_UNSENT else link
+        if len(data) > link.max_payload:
+            raise TooLarge(f"{len(data)} bytes, the server takes {link.max_payload}")
+        if link.unsent_bytes > _MAX_UNSENT:
+            return False
+        try:
+            if reply:
+                link.publish(subject, data, reply, None)
+            else:
+                link.answer(subject, data)
+        except ValueError as error:
+            raise SpecError("subject", f"{subject!r} is not valid: {error}") from error
+        return True
 
     async def subscribe(self, subject: str, heard: Heard) -> Subscribed:
         """Hear a subject on this and every later connection; the server knows it when this returns.

@@ -144,7 +144,7 @@ class NatsStore:
         await self._connection.send(subject, data, reply)
 
     def answer(self, subject: str, data: bytes) -> bool:
-        return self._connection.answer(subject, data)
+        return self._connection.hand_over(subject, data)
 
     async def listen(self, subject: str, heard: Callable[[Signal], None]) -> Subscription:
         def pass_on(message: Msg) -> None:
