@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import msgpack
@@ -22,7 +22,7 @@ from starling.core.reply import Reply
 from starling.core.routes import Target
 from starling.core.stencil import Stencil
 from starling.engine.query_client import QueryClient
-from starling.engine.work import SavedStep, Send, Work
+from starling.engine.work import Asked, SavedStep, Send, Work
 from starling.errors import (
     CallCycle,
     CallFailed,
@@ -97,17 +97,7 @@ class Shard(Protocol):
         """A turn waits for a call (+1), or goes on (-1): it needs no slot meanwhile."""
         ...
 
-    async def call_at_once(
-        self,
-        envelope: Envelope,
-        target: AgentId,
-        type_name: str,
-        body: bytes,
-        timeout: float | None,
-        headers: Mapping[str, str],
-        trace: str,
-        room: MakeRoom,
-    ) -> tuple[str, bytes]: ...
+    async def call_at_once(self, envelope: Envelope, asked: Asked, trace: str, room: MakeRoom) -> tuple[str, bytes]: ...
 
     def share(self, priority: int) -> Share:
         """Return the share that a turn has in the room for large bodies."""
@@ -352,16 +342,10 @@ class Turn:
 
         Raises CallFailed and its kinds, RouteError, RetryLater, NotDeterministic.
         """
+        make = self._call_at_once if self._activation.definition.options.durability == "none" else self._call
         result = "error"
         try:
-            if self.trace is None:
-                answer = await self._call(target, type_name, body, timeout, headers, self._trace_id())
-            else:
-                answer = await self.trace.calling(
-                    type_name,
-                    self._shard.target(target),
-                    lambda trace: self._call(target, type_name, body, timeout, headers, trace),
-                )
+            answer = await self._traced("call", make, Asked(target, type_name, body, timeout, headers))
             result = "ok"
             return answer
         except CallTimeout:
@@ -370,57 +354,50 @@ class Turn:
         finally:
             self._shard.called(result)
 
-    async def _call(
-        self,
-        target: AgentId,
-        type_name: str,
-        body: bytes,
-        timeout: float | None,
-        headers: Mapping[str, str],
-        trace: str,
-    ) -> tuple[str, bytes]:
+    def _traced(
+        self, verb: str, make: Callable[[Asked, str], Awaitable[tuple[str, bytes]]], asked: Asked
+    ) -> Awaitable[tuple[str, bytes]]:
+        """Ask another agent, with tracing in a span of its own; `make` gets the traceparent."""
+        if self.trace is None:
+            return make(asked, self._trace_id())
+        route = self._shard.target(asked.target)
+        return self.trace.calling(asked.type_name, route, lambda trace: make(asked, trace), verb=verb)
+
+    async def _call(self, asked: Asked, trace: str) -> tuple[str, bytes]:
         source = self._envelope
-        if self._activation.definition.options.durability == "none":
-            return await self._call_at_once(target, type_name, body, timeout, headers, trace)
         name = f"call-{self.calls}"
         self.calls += 1
-        digest = hashlib.sha256(b"\0".join((str(target).encode(), type_name.encode(), body))).digest()[:16]
-        route = self._shard.target(target)
+        digest = hashlib.sha256(
+            b"\0".join((str(asked.target).encode(), asked.type_name.encode(), asked.body))
+        ).digest()[:16]
+        route = self._shard.target(asked.target)
         saved = await self._saved(name)
         sent = saved is None
         reply_to, answer = self._shard.expect_reply()
         try:
             if saved is None:
                 call_id = derived_id(source.id, source.target, f"{name} {self.work.attempt}")
-                call = SavedCall(call_id, digest, self._deadline(timeout), b"")
-                packed = await self._pack_call(call, route, type_name, body, headers, reply_to, trace)
+                call = SavedCall(call_id, digest, self._deadline(asked.timeout), b"")
+                packed = await self._pack_call(call, route, asked, reply_to, trace)
                 saved = await self._save(name, call.encode(), ((route.mailboxes[source.priority], packed),))
             call = SavedCall.decode(saved.data)
             if call.digest != digest:
                 raise NotDeterministic(
-                    f"this turn calls {target} with {type_name} where it made another call the first time; what a "
-                    "turn calls may depend on its message, its state, steps and answers only"
+                    f"this turn calls {asked.target} with {asked.type_name} where it made another call the first "
+                    "time; what a turn calls may depend on its message, its state, steps and answers only"
                 )
             if call.reply:
                 return _answer(saved, await self._whole(saved, Reply.unpack(call.reply)))
             if not sent:
-                packed = await self._pack_call(call, route, type_name, body, headers, reply_to, trace)
+                packed = await self._pack_call(call, route, asked, reply_to, trace)
                 await self._shard.save("", None, ((route.mailboxes[source.priority], packed),))
-            reply = await self._wait(saved, call, route, type_name, reply_to, answer)
+            reply = await self._wait(saved, call, route, asked.type_name, reply_to, answer)
             saved.data = SavedCall(call.id, call.digest, call.deadline, reply.pack()).encode()
             return _answer(saved, await self._whole(saved, reply))
         finally:
             self._shard.forget_reply(reply_to)
 
-    async def _call_at_once(
-        self,
-        target: AgentId,
-        type_name: str,
-        body: bytes,
-        timeout: float | None,
-        headers: Mapping[str, str],
-        trace: str,
-    ) -> tuple[str, bytes]:
+    async def _call_at_once(self, asked: Asked, trace: str) -> tuple[str, bytes]:
         waiting = 1
 
         async def room(size_bytes: int) -> None:
@@ -431,9 +408,7 @@ class Turn:
 
         self._waits(waiting)
         try:
-            return await self._shard.call_at_once(
-                self._envelope, target, type_name, body, timeout, headers, trace, room
-            )
+            return await self._shard.call_at_once(self._envelope, asked, trace, room)
         finally:
             self._waits(-waiting)
 
@@ -510,17 +485,8 @@ class Turn:
         deadline = int((now + seconds) * 1000)
         return min(deadline, own) if own else deadline
 
-    async def _pack_call(
-        self,
-        call: SavedCall,
-        route: Target,
-        type_name: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        reply_to: str,
-        trace: str,
-    ) -> bytes:
-        source, target = self._envelope, route.agent
+    async def _pack_call(self, call: SavedCall, route: Target, asked: Asked, reply_to: str, trace: str) -> bytes:
+        source, target, body = self._envelope, route.agent, asked.body
         chain = (*source.chain, str(source.target))
         if str(target) in chain:
             raise CallCycle(" -> ".join((*chain, str(target))))
@@ -530,7 +496,7 @@ class Turn:
             await self._shard.large.put({large: body})
         return Envelope(
             id=call.id,
-            type=type_name,
+            type=asked.type_name,
             body=body if large is None else b"",
             large=large,
             target=target,
@@ -540,7 +506,7 @@ class Turn:
             created=int(self._shard.wall() * 1000),
             priority=source.priority,
             deadline=call.deadline,
-            headers=headers,
+            headers=asked.headers,
             chain=chain,
             repeatable=True,
         ).pack()
@@ -549,31 +515,16 @@ class Turn:
         self, target: AgentId, type_name: str, body: bytes, timeout: float | None, headers: Mapping[str, str]
     ) -> tuple[str, bytes]:
         """Ask another agent, past the log. Raises as `QueryClient.query`."""
-        if self.trace is None:
-            return await self._query(target, type_name, body, timeout, headers, self._trace_id())
-        return await self.trace.calling(
-            type_name,
-            self._shard.target(target),
-            lambda trace: self._query(target, type_name, body, timeout, headers, trace),
-            verb="query",
-        )
+        return await self._traced("query", self._query, Asked(target, type_name, body, timeout, headers))
 
-    async def _query(
-        self,
-        target: AgentId,
-        type_name: str,
-        body: bytes,
-        timeout: float | None,
-        headers: Mapping[str, str],
-        trace: str,
-    ) -> tuple[str, bytes]:
+    def _query(self, asked: Asked, trace: str) -> Awaitable[tuple[str, bytes]]:
         source = self._envelope
-        return await self._shard.queries.query(
-            target,
-            type_name,
-            body,
-            timeout=timeout,
-            headers=headers,
+        return self._shard.queries.query(
+            asked.target,
+            asked.type_name,
+            asked.body,
+            timeout=asked.timeout,
+            headers=asked.headers,
             sender=source.target,
             trace=trace,
             not_after=source.deadline / 1000 if source.deadline else None,
@@ -635,6 +586,11 @@ def derived_id(message_id: str, agent: AgentId, index: int | str) -> str:
     """
     made = f"{message_id} {agent} {index}"
     return hashlib.blake2b(made.encode(), digest_size=12).hexdigest()
+
+
+def _digest(asked: Asked) -> bytes:
+    """What tells one call of a turn from another."""
+    return hashlib.sha256(b"\0".join((str(asked.target).encode(), asked.type_name.encode(), asked.body))).digest()[:16]
 
 
 def _answer(saved: SavedStep, reply: Reply) -> tuple[str, bytes]:

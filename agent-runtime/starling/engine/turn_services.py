@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 
 from starling.core.envelope import Envelope
 from starling.core.ids import AgentId, TopicId
@@ -14,7 +13,7 @@ from starling.engine.calls import MakeRoom
 from starling.engine.query_client import QueryClient
 from starling.engine.room import Share
 from starling.engine.schedule import Schedule
-from starling.engine.work import Outcome, Send
+from starling.engine.work import Asked, Outcome, Send
 
 
 class TurnServices(Schedule):
@@ -78,21 +77,17 @@ class TurnServices(Schedule):
     async def call_at_once(
         self,
         envelope: Envelope,
-        target: AgentId,
-        type_name: str,
-        body: bytes,
-        timeout: float | None,
-        headers: Mapping[str, str],
+        asked: Asked,
         trace: str,
         room: MakeRoom,
     ) -> tuple[str, bytes]:
         """Call without saving the call first: for agents whose turns are not recorded either."""
         return await self._calls.call(
-            target,
-            type_name,
-            body,
-            timeout=timeout,
-            headers=headers,
+            asked.target,
+            asked.type_name,
+            asked.body,
+            timeout=asked.timeout,
+            headers=asked.headers,
             sender=envelope.target,
             chain=(*envelope.chain, str(envelope.target)),
             trace=trace,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from starling.core.due import DueKind, Place
@@ -21,6 +21,16 @@ if TYPE_CHECKING:
 
 Send = tuple[Target, bytes]
 """One packed envelope, and the lane of a shard that it goes to."""
+
+
+class Asked(NamedTuple):
+    """What a handler asks of another agent, by call or query. timeout: seconds, None for the default of the two."""
+
+    target: AgentId
+    type_name: str
+    body: bytes
+    timeout: float | None
+    headers: Mapping[str, str]
 
 
 class SavedStep:
