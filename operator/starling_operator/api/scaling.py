@@ -51,7 +51,7 @@ class Behavior(Model):
     """How fast the number of pods may change."""
 
     stabilization_seconds: Annotated[int, Field(ge=0, le=3600)] = 60
-    """For how long fewer pods must have been enough before pods leave."""
+    """For how long fewer pods must have been enough before pods leave; longer where they were soon needed again."""
     scale_up_limit: PodsPerStep = 4
     """Pods that one step may add."""
     scale_down_limit: PodsPerStep = 1

@@ -121,6 +121,9 @@ class PoolSeen:
 class Memory:
     """What the rules remember from round to round.
 
+    wishes: when how many pods were wanted; watched: since when that is looked at without a gap, and the last look;
+    left: when fewer pods than there were was last said to be enough, and how many there were, None once that has proved
+    right or wrong; quiet: for how long fewer must be enough, 0 as the target says.
     wakes_at: when a pool without pods is woken for what it has not delivered, None while that is no question;
     wake_pause: seconds that it sleeps on before that, 0 before it was woken for it.
     """
@@ -128,6 +131,9 @@ class Memory:
     round_at: float | None = None
     moved_at: Mapping[ShardId, float] = field(default_factory=dict)
     wishes: tuple[tuple[float, int], ...] = ()
+    watched: tuple[float, float] | None = None
+    left: tuple[float, int] | None = None
+    quiet: float = 0.0
     hold_until: float = 0.0
     moves: int = 0
     wakes_at: float | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -18,12 +20,11 @@ from starling_operator.status import conditions, transitions
 from tests.unit.operator.plan.pools import NOTHING, SCALING, measured, running, wish
 
 EVEN = (0, 1, 0, 1, 0, 1, 0, 1)
-BUSY = (0.1,) * 8
 SCALED = wish(2, scaling=SCALING)
 
 
-def lagging(lag: float, replicas: int | None = 2, *, age: float = 1.0) -> PoolSeen:
-    return replace(running(*EVEN, loads=measured(*BUSY, lag=lag, age=age)), replicas=replicas)
+def lagging(lag: float, replicas: int | None = 2, *, busy: float = 0.08, age: float = 1.0) -> PoolSeen:
+    return replace(running(*EVEN, loads=measured(*(busy / 8,) * 8, lag=lag, age=age)), replicas=replicas)
 
 
 def desired(policy: PoolWish, seen: PoolSeen, memory: Memory = NOTHING, now: float = 1000.0) -> int:
@@ -33,7 +34,8 @@ def desired(policy: PoolWish, seen: PoolSeen, memory: Memory = NOTHING, now: flo
 def quiet(*wanted: int, since: float = 10.0, now: float = 1000.0) -> Memory:
     """Wishes of the last seconds, evenly spread."""
     step = since / len(wanted)
-    return Memory(wishes=tuple((now - since + step * each, number) for each, number in enumerate(wanted)))
+    wishes = tuple((now - since + step * each, number) for each, number in enumerate(wanted))
+    return Memory(wishes=wishes, watched=(now - since, wishes[-1][0]))
 
 
 @pytest.mark.parametrize(
@@ -70,9 +72,105 @@ def test_fewer_pods_only_after_a_quiet_time_and_one_step_at_a_time() -> None:
     assert desired(fast, lagging(0, 4), quiet(1, 1, 1)) == 1
 
 
-def test_wishes_older_than_the_quiet_time_are_forgotten() -> None:
-    _, memory = desired_replicas(SCALED, lagging(0, 4), Memory(wishes=((900.0, 4), (995.0, 2))), 1000.0)
+def test_wishes_older_than_the_quiet_time_are_forgotten_and_smaller_ones_than_a_later_one() -> None:
+    _, memory = desired_replicas(SCALED, lagging(0, 4), Memory(wishes=((900.0, 4), (994.0, 1), (995.0, 2))), 1000.0)
     assert memory.wishes == ((995.0, 2), (1000.0, 1))
+
+
+def looked(policy: PoolWish, series: Iterable[tuple[float, PoolSeen]], memory: Memory = NOTHING) -> list[int]:
+    """What is wanted at each of the looks."""
+    wanted = []
+    for now, seen in series:
+        number, memory = desired_replicas(policy, seen, memory, now)
+        wanted.append(number)
+    return wanted
+
+
+@pytest.mark.parametrize("pause", [0.3, 1.1, 4.7, 12.0])
+def test_what_was_said_of_fewer_pods_stands_while_nothing_else_is_seen_however_often_that_is(pause: float) -> None:
+    wanted = looked(SCALED, [(1000.0 + pause * look, lagging(0, 4)) for look in range(100)])
+    falls = [(before, after) for before, after in itertools.pairwise(wanted) if before != after]
+    assert falls == [(4, 3)]
+
+
+@pytest.mark.parametrize(("gap", "pods"), [(14.0, 3), (16.0, 4)], ids=["a blink", "a time in the dark"])
+def test_a_quiet_time_begins_anew_after_a_time_without_measurements(gap: float, pods: int) -> None:
+    memory = quiet(1, 1, 1, now=1000.0 - gap)
+    assert memory.watched is not None
+    now = memory.watched[1] + gap
+    assert desired(SCALED, lagging(0, 4), memory, now) == pods
+
+
+@pytest.mark.row("CP-10", part="fewer pods only when those that stay have room for the work")
+@pytest.mark.parametrize(
+    ("busy", "asked", "pods"),
+    [(0.9, 3, 2), (1.1, 3, 3), (4.4, 10, 9), (4.6, 10, 10), (0.4, 2, 1), (0.6, 2, 2), (9.0, 2, 2)],
+    ids=["room in 2 of 3", "none in 2", "room in 9 of 10", "none in 9", "room in 1", "none in 1", "never more"],
+)
+def test_pods_leave_only_those_that_have_room_for_their_work(busy: float, asked: int, pods: int) -> None:
+    policy = wish(2, scaling=replace(SCALING, maximum=10))
+    assert desired(policy, lagging(0, asked, busy=busy), quiet(1, 1, 1)) == pods
+
+
+def test_the_last_pod_of_a_pool_that_may_sleep_goes_by_what_waits_alone() -> None:
+    policy = wish(2, scaling=replace(SCALING, minimum=0))
+    assert desired(policy, lagging(0, 1, busy=0.02), quiet(0, 0, 0)) == 0
+
+
+# The demo's aircraft pool with 3 pods under one steady load, once a second: messages that wait, busy seconds a second.
+WAITING = (
+    "416 558 231 22 22 184 381 306 879 274 398 398 33 111 0 694 "
+    "326 656 838 180 2 2 512 579 17 44 449 828 447 575 956 47"
+)
+BUSY = (
+    "2.17 2.11 2.14 1.85 1.83 1.73 1.72 1.31 1.37 1.40 1.48 1.48 1.41 1.38 1.32 1.30 "
+    "1.12 1.12 1.16 1.18 1.16 1.18 1.11 1.10 1.25 1.26 1.24 1.27 1.26 1.25 1.23 1.30"
+)
+MEASURED = tuple(zip(map(float, WAITING.split()), map(float, BUSY.split()), strict=True))
+DEMO = wish(2, scaling=ScalingPolicy(minimum=2, maximum=3, lag_per_pod=500, stabilization=5))
+
+
+def test_a_steady_load_that_keeps_three_pods_busy_keeps_three_pods() -> None:
+    series = [(1000.0 + second, lagging(lag, 3, busy=busy)) for second, (lag, busy) in enumerate(MEASURED)]
+    assert set(looked(DEMO, series)) == {3}
+    idle = [(2000.0 + second, lagging(0, 3, busy=0.3)) for second in range(10)]
+    assert looked(DEMO, [*series, *idle])[-1] == 2
+
+
+def falls_of(lag_of_two: float, seconds: int) -> list[int]:
+    """When pods leave under a load that shows in nothing but what waits: three pods keep up with it."""
+    asked, memory = 3, NOTHING
+    falls: list[int] = []
+    for now in range(seconds):
+        lag = 100.0 if asked == 3 else lag_of_two if now > falls[-1] + 3 else 0.0
+        wanted, memory = desired_replicas(DEMO, lagging(lag, asked, busy=0.1), memory, float(now))
+        if wanted < asked:
+            falls.append(now)
+        asked = wanted
+    return falls
+
+
+def test_a_load_that_soon_needs_the_pods_again_is_left_them_for_ever_longer() -> None:
+    falls = falls_of(lag_of_two=1600.0, seconds=7200)
+    stays = [after - before for before, after in itertools.pairwise(falls)]
+    assert stays == sorted(stays)
+    assert stays[0] < 20
+    assert 900 <= stays[-1] < 920
+    assert len(falls) < 20
+
+
+def test_the_quiet_time_is_the_target_s_own_again_once_fewer_pods_have_held() -> None:
+    left = Memory(left=(1000.0, 3), quiet=80.0)
+    assert desired_replicas(DEMO, lagging(0, 2), left, 1160.0)[1].quiet == 80.0
+    assert desired_replicas(DEMO, lagging(0, 2), left, 1161.0)[1].quiet == 0.0
+    assert desired_replicas(DEMO, lagging(1600, 2), left, 1161.0)[1].quiet == 0.0
+    assert desired_replicas(DEMO, lagging(1600, 2), left, 1160.0)[1].quiet == 160.0
+    assert desired_replicas(DEMO, lagging(900, 2), left, 1160.0)[1].quiet == 80.0
+
+
+def test_a_pool_that_fell_asleep_and_is_woken_is_not_kept_awake_for_it() -> None:
+    _, memory = desired_replicas(MAY_SLEEP, lagging(0, 1), quiet(0, 0, 0), 1000.0)
+    assert memory.left is None
 
 
 @pytest.mark.row("CP-13", part="missing or old metrics never scale down; fallback replicas")
