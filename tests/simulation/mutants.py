@@ -376,7 +376,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an agent that ends takes parked messages with it",
         "section 4",
-        lambda: edited(Turns.due_keys, ("due.kind in later and ", "")),
+        lambda: edited(DueIndex._enter, ("if due.kind in _LATER:", "if due.kind is not DueKind.REPLY:")),
     ),
     # -- queries
     Mutant(

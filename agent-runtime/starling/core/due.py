@@ -169,11 +169,22 @@ class DueIndex:
         self._filling: dict[str, int] = {}
         """Bytes of each bucket, changes that are not committed yet among them."""
         self.counts = [0] * len(DueKind)
-        self.names: dict[tuple[AgentId, str], str] = {}
-        """Timers and delayed messages by agent and name, to their keys."""
+        self._later: dict[AgentId, set[str]] = {}
+        """Keys of each agent's timers and delayed messages: a shard may have a million, no turn looks through all."""
+        self._names: dict[tuple[AgentId, str], str] = {}
+        """The same by agent and name."""
 
     def __len__(self) -> int:
         return len(self.live)
+
+    def later(self, agent: AgentId) -> list[str]:
+        """Return the keys of an agent's timers and delayed messages; one that is tried again is none any more."""
+        return sorted(self._later.get(agent, ()))
+
+    def named(self, agent: AgentId, name: str) -> str | None:
+        """Return the key of an agent's newest timer or delayed message of that name; one that is tried again is
+        none any more."""
+        return self._names.get((agent, name))
 
     # -- what the next record changes
 
@@ -195,20 +206,31 @@ class DueIndex:
         if due is None:
             return None
         self.counts[due.kind] -= 1
-        if due.kind in _NAMED and self.names.get(named := (agent_of(due), due.name)) == key:
-            del self.names[named]
+        if due.kind in _LATER:
+            self._not_later(due)
         return key, due.bucket
 
     def _enter(self, due: Due) -> None:
         before = self.live.get(due.key)
         if before is not None:
             self.counts[before.kind] -= 1
-            if before.name and not due.name:  # handed over, and to be tried again: it cannot be taken back any more
-                self.names.pop((agent_of(before), before.name), None)
+            if before.kind in _LATER and due.kind not in _LATER:  # it is tried again: nobody takes it back any more
+                self._not_later(before)
         self.live[due.key] = due
         self.counts[due.kind] += 1
-        if due.kind in _NAMED:
-            self.names[agent_of(due), due.name] = due.key
+        if due.kind in _LATER:
+            agent = agent_of(due)
+            self._later.setdefault(agent, set()).add(due.key)
+            self._names[agent, due.name] = due.key
+
+    def _not_later(self, due: Due) -> None:
+        agent = agent_of(due)
+        own = self._later[agent]
+        own.discard(due.key)
+        if not own:
+            del self._later[agent]
+        if self._names.get(named := (agent, due.name)) == due.key:
+            del self._names[named]
 
     def _bucket_for(self, key: str, at: int) -> str:
         hour = max(at, 0) // _HOUR_MS
@@ -299,7 +321,7 @@ class DueIndex:
                 self._enter(due)
 
 
-_NAMED: Final = (DueKind.DELAYED, DueKind.TIMER)
+_LATER: Final = (DueKind.DELAYED, DueKind.TIMER)
 
 
 def _size(key: str) -> int:

@@ -27,6 +27,8 @@ LOOK: Final = 1.0
 """Longest sleep in seconds: a wall clock that jumps is noticed then."""
 AT_ONCE: Final = 256
 REPLY_AGAIN: Final = 5.0
+SWEEP: Final = 1024
+"""A heap of more entries is looked through once half of them are of records that have moved or gone."""
 
 
 class Agenda:
@@ -88,6 +90,10 @@ class Agenda:
         heapq.heappush(self._heap, (due.at, due.key))
         if self._heap[0][1] == due.key:
             self._changed.set()
+        live = self._index.live
+        if len(self._heap) > max(SWEEP, 2 * len(live)):
+            self._heap = [(at, key) for at, key in set(self._heap) if key in live and live[key].at == at]
+            heapq.heapify(self._heap)
 
     async def run(self) -> None:
         """Hand over what is due until cancelled. Raises Unreachable, Fenced."""

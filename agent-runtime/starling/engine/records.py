@@ -192,7 +192,7 @@ class Records:
             self._remove_due(key, batch)
         for name in outcome.unname or ():
             assert outcome.agent is not None
-            named = self._due.names.get((outcome.agent, name))
+            named = self._due.named(outcome.agent, name)
             if named is not None:
                 self._remove_due(named, batch)
 

@@ -28,6 +28,8 @@ from starling.engine.work import Outcome
 log = logging.getLogger(__name__)
 
 _TURN_DONE: Final = Point.TURN_DONE
+SWEEP_LEAVING: Final = 256
+"""Records that are taken back are looked through once there are so many: those that are gone are forgotten then."""
 
 
 class Schedule:
@@ -100,7 +102,8 @@ class Schedule:
         self._tracing = settings.tracing
         self._tells_all = log.isEnabledFor(logging.DEBUG)
         self._leaving: set[str] = set()
-        """Timers and delayed messages that an outcome takes back which is not committed yet."""
+        """Timers and delayed messages that an outcome takes back which is not committed yet; and some that are gone."""
+        self._sweep_leaving_at = SWEEP_LEAVING
         self.counting = ""
         """Record of the turn that runs in careful mode: its attempt is committed, and it is handed over already."""
         self.unstored_bytes = 0

@@ -25,6 +25,7 @@ from starling.core.severity import severity_of
 from starling.engine.activation import WAITING, Activation
 from starling.engine.dead import dead_letter
 from starling.engine.pieces import pieces
+from starling.engine.schedule import SWEEP_LEAVING
 from starling.engine.turn import Turn
 from starling.engine.turn_services import TurnServices
 from starling.engine.work import DueAdd, Outcome, Work
@@ -188,11 +189,9 @@ class TurnEnds(TurnServices):
         outcome.agent = activation.id
         outcome.unname = []
         for name, timer in timers.items():
-            for queue in (activation.normal, activation.urgent or []):
-                for other in [w for w in queue if w.timer == name and w is not outcome.work]:
-                    queue.remove(other)
             outcome.unname.append(name)
-            self._leave(key for key in self.due_keys(activation.id) if self._due.live[key].name == name)
+            if (key := self._due.named(activation.id, name)) is not None:
+                self._leave([key])  # it may have been handed over, and wait in the agent's queue
             if timer is not None:
                 key = timer_key(self._shard, activation.id, name, timer.envelope.id)
                 body = DueBody(
@@ -215,10 +214,6 @@ class TurnEnds(TurnServices):
         outcome.cell(activation.key, Cell(activation.definition.state_version, None))
         outcome.undue = self.due_keys(activation.id)
         self._leave(outcome.undue)
-        gone = set(outcome.undue)
-        for queue in (activation.normal, activation.urgent or []):
-            for other in [w for w in queue if w.due in gone and w is not outcome.work]:
-                queue.remove(other)
         activation.data = None
         self.residents.roll_back(activation)
 
@@ -228,15 +223,14 @@ class TurnEnds(TurnServices):
 
     def _leave(self, keys: Iterable[str]) -> None:
         """No turn of these starts any more, although they are in the journal until the next commit."""
-        self._leaving = {key for key in self._leaving if key in self._due.live}
         self._leaving.update(keys)
+        if len(self._leaving) >= self._sweep_leaving_at:
+            self._leaving = {key for key in self._leaving if key in self._due.live}
+            self._sweep_leaving_at = max(SWEEP_LEAVING, 2 * len(self._leaving))
 
     def due_keys(self, agent: AgentId) -> list[str]:
-        """Return the keys of an agent's timers and delayed messages; one that was handed over is none any more."""
-        address = self.key_of(agent).split(".", 2)[2].rpartition(".")[0]
-        prefix = tuple(f"{self._shard}.{kind}.{address}." for kind in "dt")
-        later = (DueKind.DELAYED, DueKind.TIMER)
-        return [key for key, due in self._due.live.items() if due.kind in later and key.startswith(prefix)]
+        """Return the keys of an agent's timers and delayed messages; one that is tried again is none any more."""
+        return self._due.later(agent)
 
     def _hold_others(self, turn: Turn, spill: asyncio.Task[None]) -> None:
         """Count what is being stored, but only for a while: an object store that is missing holds up one agent."""

@@ -105,18 +105,37 @@ def test_rows_of_a_journal_record_read_back() -> None:
     assert unpack_rows(msgpack.unpackb(msgpack.packb(pack_rows(rows)), use_list=False)) == rows
 
 
-def test_timers_and_delayed_messages_are_found_by_their_name() -> None:
+def test_timers_and_delayed_messages_are_found_by_their_agent_and_their_name() -> None:
     index = DueIndex()
     first, second = (timer_key(SHARD, AGENT, "daily", unique) for unique in ("1", "2"))
     index.add(first, 5, DueKind.TIMER, name="daily")
-    assert index.names == {(AGENT, "daily"): first}
+    assert index.named(AGENT, "daily") == first
     index.add(second, 9, DueKind.TIMER, name="daily")
+    assert index.later(AGENT) == [first, second]
     index.remove(first)
-    assert index.names == {(AGENT, "daily"): second}
+    assert index.named(AGENT, "daily") == second
+    assert index.later(AGENT) == [second]
+    assert index.later(AgentId(AGENT.type, "another")) == []
     index.remove(second)
-    assert index.names == {}
-    index.add(KEY, 5, DueKind.RETRY, name="not looked up")
-    assert index.names == {}
+    assert index.named(AGENT, "daily") is None
+    assert index.later(AGENT) == []
+
+
+@pytest.mark.parametrize("kind", [DueKind.RETRY, DueKind.PARKED, DueKind.PIECE])
+def test_what_waits_for_another_reason_is_not_found_as_a_timer_or_delayed_message(kind: DueKind) -> None:
+    index = DueIndex()
+    index.add(KEY, 5, kind, name="not looked up")
+    assert index.named(AGENT, "not looked up") is None
+    assert index.later(AGENT) == []
+
+
+def test_a_delayed_message_that_is_tried_again_can_no_longer_be_taken_back() -> None:
+    index = DueIndex()
+    index.add(KEY, 5, DueKind.DELAYED, name="m")
+    assert index.later(AGENT) == [KEY]
+    index.add(KEY, 9, DueKind.RETRY)
+    assert index.named(AGENT, "m") is None
+    assert index.later(AGENT) == []
 
 
 def test_a_new_time_in_another_hour_moves_the_record_to_that_bucket() -> None:
@@ -255,4 +274,7 @@ def test_after_a_crash_exactly_what_was_committed_is_live(steps: list[tuple[str,
         if what == "crash":
             assert owner.index.live == owner.committed
             assert owner.index.counts[DueKind.DELAYED] == len(owner.committed)
-            assert set(owner.index.names.values()) == set(owner.committed)
+            assert owner.index.later(AgentId("a", "k")) == sorted(owner.committed)
+            assert {owner.index.named(AgentId("a", "k"), due.name) for due in owner.committed.values()} == set(
+                owner.committed
+            )

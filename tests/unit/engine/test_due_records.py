@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,11 +13,17 @@ import pytest
 import starling.testing
 from starling import Agent, AgentId, Context, event, message, rpc
 from starling.core import limits
+from starling.core.due import Due
 from starling.core.ids import PoolName, ShardId
 from starling.core.names import MeshNames
 from starling.core.record import Kind, Record
 from starling.core.retry import RetryPolicy
+from starling.engine.activation import Activation, State
+from starling.engine.agenda import SWEEP
+from starling.engine.schedule import SWEEP_LEAVING
 from starling.errors import SpecError
+
+from tests.unit.engine.meshes import in_memory, shards
 
 
 @message
@@ -50,6 +57,7 @@ class Planner(Agent[DueState], type="due_planner"):
 
     failures: ClassVar[dict[str, int]] = {}
     attempts: ClassVar[list[tuple[str, int]]] = []
+    gate: ClassVar[asyncio.Event]
 
     @event
     async def do(self, order: DueDo, ctx: Context) -> None:
@@ -60,14 +68,17 @@ class Planner(Agent[DueState], type="due_planner"):
         elif what == "cancel":
             ctx.cancel(self.id, self.state.message_id)
         elif what == "timer":
+            await Planner.gate.wait()
             ctx.set_timer("t", DueNote(order.text), delay=order.seconds)
         elif what == "every":
             ctx.set_timer("t", DueNote(order.text), every=order.seconds)
         elif what == "cron":
             ctx.set_timer("t", DueNote(order.text), cron="0 * * * *")
         elif what == "stop":
+            await Planner.gate.wait()
             ctx.cancel_timer("t")
         elif what == "destroy":
+            await Planner.gate.wait()
             ctx.destroy()
         elif what == "fan":
             for number in range(int(order.seconds)):
@@ -101,6 +112,8 @@ A = AgentId("due_planner", "a")
 def planners(*more: type[Agent], shards: int = 2) -> AbstractAsyncContextManager[starling.testing.TestMesh]:
     Planner.failures.clear()
     Planner.attempts.clear()
+    Planner.gate = asyncio.Event()
+    Planner.gate.set()
     return starling.testing.mesh(Planner, Loose, *more, shards=shards, retry=POLICY)
 
 
@@ -233,6 +246,76 @@ async def test_destroying_an_agent_ends_its_state_its_timers_and_its_delayed_mes
         await mesh.advance(60)
         await mesh.idle()
         assert await notes(mesh) == []
+
+
+@pytest.mark.parametrize(("then", "left"), [("timer", ["new"]), ("stop", []), ("destroy", [])])
+async def test_a_timer_that_waits_behind_the_turn_that_takes_it_back_does_not_fire(then: str, left: list[str]) -> None:
+    async with planners() as mesh:
+        await mesh.send(A, DueDo("every", "old", 5.0))
+        await mesh.idle()
+        Planner.gate.clear()
+        await mesh.send(A, DueDo(then, "new", 100.0))
+        activation = await _running(mesh)
+        await mesh.advance(6)
+        (turns,) = (shard._turns for shard in shards(mesh) if A in shard._turns.residents.agents)
+        async with asyncio.timeout(10):
+            while len(activation.normal) < 2:
+                await asyncio.sleep(0)
+            commit, turns.on_ended = turns.on_ended, lambda: None  # the next turn is before the commit of this one
+            Planner.gate.set()
+            while activation.normal:
+                await asyncio.sleep(0)
+        turns.on_ended = commit
+        commit()
+        await mesh.idle()
+        await mesh.advance(120)
+        await mesh.idle()
+        assert await notes(mesh) == left
+
+
+async def _running(mesh: starling.testing.TestMesh) -> Activation:
+    async with asyncio.timeout(10):
+        while str(A) not in (agents := in_memory(mesh)) or agents[str(A)].state is not State.RUNNING:
+            await asyncio.sleep(0)
+    return agents[str(A)]
+
+
+class _NotToLookThrough(dict[str, Due]):
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError("a turn looked through all records of its shard")
+
+    items = keys = values = __iter__  # type: ignore[assignment]
+
+
+async def test_no_turn_looks_through_all_timers_of_its_shard() -> None:
+    async with planners(shards=1) as mesh:
+        await mesh.send(A, DueDo("timer", "first", 10.0))
+        await mesh.send(A, DueDo("delay", "second", 10.0))
+        await mesh.idle()
+        (shard,) = (shard for shard in shards(mesh) if in_memory(mesh) and shard._turns.residents.agents)
+        shard._due.live = _NotToLookThrough(shard._due.live)
+        for what in ("timer", "stop", "timer", "cancel", "delay"):
+            await mesh.send(A, DueDo(what, "again", 10.0))
+        await mesh.idle()
+        await mesh.send(A, DueDo("destroy"))
+        await mesh.idle()
+        assert not len(shard._due.live)
+        assert await notes(mesh) == []
+        shard._due.live = dict(dict.items(shard._due.live))  # the release may look
+
+
+async def test_a_timer_that_is_set_again_and_again_takes_room_once_and_fires_once() -> None:
+    async with planners(shards=1) as mesh:
+        for number in range(3 * SWEEP):
+            await mesh.send(A, DueDo("timer", f"{number}", 10.0))
+        await mesh.idle()
+        (owned,) = (shard for shard in shards(mesh) if shard._turns.residents.agents)
+        assert len(owned._due.live) == 1
+        assert len(owned._agenda._heap) <= SWEEP
+        assert len(owned._turns._leaving) <= SWEEP_LEAVING
+        await mesh.advance(60)
+        await mesh.idle()
+        assert await notes(mesh) == [f"{3 * SWEEP - 1}"]
 
 
 @pytest.mark.row("RT-59", part="all receive, once")
