@@ -73,6 +73,8 @@ class Schedule:
         """Since when each runs, by the loop's clock; inf while it waits for room."""
         self.calling: dict[str, Calling] = {}
         """Calls whose turn runs in a task, by id: they can be cancelled."""
+        self._given_up: set[str] = set()
+        """Calls whose callers have given up, and which are not looked for yet."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0
         self._replied: dict[str, bytes | None] = {}

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
+from typing import Final
 
 from starling.core import limits
 from starling.core.due import DueBody, DueKind, due_key
@@ -23,6 +24,9 @@ from starling.errors import (
 )
 
 log = logging.getLogger(__name__)
+
+GIVEN_UP_LOOK: Final = 0.02
+"""Seconds that calls which are given up wait for others, before they are looked for."""
 
 
 class Turns(DirectTurns):
@@ -112,16 +116,33 @@ class Turns(DirectTurns):
         return definition is None or definition.options.ordered
 
     def cancel_call(self, call: str) -> None:
-        """The caller has given up: stop the turn, or do not start it. What is committed stays."""
-        running = self.calling.get(call)
-        if running is not None:
-            running.work.cancelled = True
-            running.task.cancel()
+        """The caller has given up: stop the turn, or do not start it. What is committed stays.
+
+        Those that wait are found `GIVEN_UP_LOOK` seconds later, all with one look through what waits: where many calls
+        are given up there is much to look through.
+        """
+        if self._stop_turn(call):
             return
+        if not self._given_up:
+            self._loop.call_later(GIVEN_UP_LOOK, self._look_for_given_up)
+        self._given_up.add(call)
+
+    def _stop_turn(self, call: str) -> bool:
+        running = self.calling.get(call)
+        if running is None:
+            return False
+        running.work.cancelled = True
+        running.task.cancel()
+        return True
+
+    def _look_for_given_up(self) -> None:
+        given_up, self._given_up = self._given_up, set()
+        for call in given_up & self.calling.keys():
+            self._stop_turn(call)
         for activation in self._agents.values():
             for queue in (activation.normal, activation.urgent or ()):
                 for work in queue:
-                    if work.envelope is not None and work.envelope.reply and work.envelope.id == call:
+                    if work.envelope is not None and work.envelope.reply and work.envelope.id in given_up:
                         work.cancelled = True
 
     def _is_delayed(self, work: Work) -> bool:
