@@ -107,10 +107,7 @@ class DirectTurns(TurnStarts):
         """The end of a good turn whose caller has its answer before the record."""
         self._stats.busy_seconds += self._went_well(activation, turn, outcome, started)
         activation.committed = activation.data
-        if turn.sends:
-            outcome.sends = turn.sends
-        if outcome.cells or turn.sends or outcome.due or outcome.undue or outcome.unname:
-            outcome.size_bytes += turn.sent_bytes
+        if not outcome.is_empty:
             self.unrecorded += 1
             self._unrecorded_bytes += outcome.size_bytes
             activation.unrecorded += 1

@@ -107,11 +107,9 @@ class TurnEnds(TurnServices):
             outcome.trace = turn.trace
         if activation.definition.durability == "none":
             activation.committed = activation.data
-            outcome.lazy = not (turn.sends or outcome.cells or outcome.due or outcome.unname or outcome.moves_to)
+            outcome.lazy = outcome.is_empty
         else:
             outcome.activation = activation
-        outcome.sends = turn.sends
-        outcome.size_bytes += turn.sent_bytes
         self._completed(activation, outcome)
 
     def _went_well(self, activation: Activation, turn: Turn, outcome: Outcome, started: float) -> float:
@@ -121,6 +119,9 @@ class TurnEnds(TurnServices):
         assert envelope is not None
         if outcome.state is not None:
             activation.data = outcome.state
+        if turn.sends:  # an empty list kept until the commit would cost each look for reference cycles
+            outcome.sends = turn.sends
+            outcome.size_bytes += turn.sent_bytes
         if turn.timers:
             self._timers(activation, turn.timers, outcome)
         if activation.cells is not None:

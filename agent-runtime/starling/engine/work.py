@@ -195,6 +195,11 @@ class Outcome:
         """Nobody waits for it: it wakes no commit by itself."""
         self.size_bytes = 64
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether it leaves nothing behind but that the work is done with, and its reply."""
+        return not (self.cells or self.sends or self.due or self.undue or self.unname or self.moves_to)
+
     def cell(self, key: str, cell: Cell) -> None:
         """Add a changed cell."""
         if self.cells is None:
