@@ -477,11 +477,18 @@ async def connect(
     check_mesh(mesh)
     store = await connect_store(url, name=name or "client", credentials=credentials)
     try:
-        client = Mesh(store, mesh, name=name, chance=random.Random())
-        await client.open()
-        try:
+        async with opened(store, mesh, name=name) as client:
             yield client
-        finally:
-            await client.close()
     finally:
         await store.close()
+
+
+@asynccontextmanager
+async def opened(store: Store, mesh: str, *, name: str | None = None) -> AsyncIterator[Mesh]:
+    """A mesh over a store that is connected, and stays so. Raises as `connect`."""
+    client = Mesh(store, mesh, name=name, chance=random.Random())
+    await client.open()
+    try:
+        yield client
+    finally:
+        await client.close()

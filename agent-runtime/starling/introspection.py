@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema
 
 from starling.agent import Agent, AgentDefinition
-from starling.codec import Codec
+from starling.codec import Codec, PlainCodec
 from starling.dispatch import Handler
+from starling.messages import registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +29,19 @@ class HandlerDescription:
 
 @dataclass(frozen=True, slots=True)
 class AgentDescription:
-    """One agent type. description: the docstring of its class, "" without one."""
+    """One agent type. description: the docstring of its class, "" without one; takes_others: whether it has
+    `on_unhandled`, which takes every message that no handler names."""
 
     type: str
     description: str
     handlers: tuple[HandlerDescription, ...]
+    takes_others: bool
 
     def to_json(self) -> dict[str, Any]:
         return {
             "type": self.type,
             "description": self.description,
+            "takes_others": self.takes_others,
             "handlers": [
                 {
                     "name": handler.name,
@@ -56,6 +61,7 @@ def describe(definition: AgentDefinition) -> AgentDescription:
         type=definition.type,
         description=_docs(definition.cls, Agent),
         handlers=tuple(_handler(definition, name, handler) for name, handler in definition.handlers.items()),
+        takes_others=definition.cls.on_unhandled is not Agent.on_unhandled,
     )
 
 
@@ -64,13 +70,23 @@ def _handler(definition: AgentDefinition, name: str, handler: Handler) -> Handle
         name=name,
         kind=handler.kind.value,
         description=_docs(getattr(definition.cls, name), None),
-        takes=_schemas(handler.messages),
+        takes=_schemas(registry.derived(handler.messages)),
         gives={} if handler.kind.value == "event" else _schemas(handler.results.values()),
     )
 
 
 def _schemas(codecs: Iterable[Codec]) -> dict[str, Mapping[str, Any]]:
-    return {codec.name: TypeAdapter(codec.cls).json_schema() for codec in codecs}
+    return {codec.name: _schema(codec) for codec in codecs}
+
+
+def _schema(codec: Codec) -> Mapping[str, Any]:
+    """The JSON Schema of a message; {}, which says nothing, where its body is no JSON of pydantic's."""
+    if type(codec) not in (Codec, PlainCodec):
+        return {}
+    try:
+        return TypeAdapter(codec.cls).json_schema()
+    except PydanticInvalidForJsonSchema:
+        return {}
 
 
 def _docs(thing: Any, base: type | None) -> str:

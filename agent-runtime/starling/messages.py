@@ -7,7 +7,7 @@ when a handler names it, or by `@message`. Nothing is ever imported by a name fr
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import NoneType, UnionType
 from typing import Any, Final, TypeVar, overload
 
@@ -73,6 +73,13 @@ class Registry:
         if other is not None:
             raise SpecError("codec", f"{codec.name!r} is {full_name(other.cls)} already; give another name")
         self._add(codec)
+
+    def derived(self, codecs: Iterable[Codec]) -> list[Codec]:
+        """Return these codecs and those of the classes derived from theirs, as far as they are registered by now."""
+        given = list(codecs)
+        bases = tuple(codec.cls for codec in given if isinstance(codec.cls, type) and codec.cls not in PLAIN)
+        known = [codec for cls, codec in self._by_class.items() if isinstance(cls, type) and issubclass(cls, bases)]
+        return [*given, *(codec for codec in known if codec not in given)]
 
     def _name_of(self, cls: Any) -> str:
         if isinstance(cls, type) and typing.get_origin(cls) is None:

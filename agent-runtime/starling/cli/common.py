@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from starling.client import Mesh
-from starling.client import connect as connect_client
+from starling.client import Mesh, opened
 from starling.core.ids import AgentId, PoolName, ShardId, check_mesh
 from starling.core.names import MeshNames, bucket_stream
 from starling.core.routes import PoolRoute, Routes
@@ -63,8 +62,16 @@ async def connected(nats: str, name: str = "starling") -> AsyncIterator[NatsStor
 @asynccontextmanager
 async def client_of(nats: str, mesh: str, name: str) -> AsyncIterator[Mesh]:
     """A client of the mesh. Raises Unreachable."""
-    async with connect_client(nats, mesh=mesh, name=name, credentials=CREDENTIALS.get()) as client:
+    async with store_and_client(nats, mesh, name) as (_, client):
         yield client
+
+
+@asynccontextmanager
+async def store_and_client(nats: str, mesh: str, name: str) -> AsyncIterator[tuple[NatsStore, Mesh]]:
+    """A connection to the store, and a client of the mesh over it. Raises Unreachable."""
+    check_mesh(mesh)
+    async with connected(nats, name) as store, opened(store, mesh, name=name) as client:
+        yield store, client
 
 
 async def routes_of(store: Store, mesh: str) -> Routes:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from starling.admin.expected import unchecked_because
 from starling.cli.common import (
     LOCAL_MESH,
     LOCAL_NATS,
@@ -17,17 +18,25 @@ from starling.cli.common import (
     client_of,
     message_of,
     readable,
+    routes_of,
     run,
     say,
     show,
     show_json,
+    store_and_client,
 )
+from starling.context import checked_headers
 from starling.core.ids import AgentId, TopicId
-from starling.errors import SpecError
+from starling.errors import MessageError, SpecError
+from starling.ports.store import Store
 
 Agent = Annotated[str, typer.Argument(metavar="TYPE/KEY", help="The agent.")]
 Message = Annotated[str, typer.Argument(help="Name of the message and its JSON body: 'Add {\"x\": 1}'.")]
 MessageId = Annotated[str | None, typer.Option("--id", help="A repeat of this id within 30 s counts once.")]
+Unchecked = Annotated[
+    bool,
+    typer.Option("--unchecked", help="Send it whatever the agent type is known to take, as to older or newer code."),
+]
 Headers = Annotated[list[str] | None, typer.Option("--header", "-H", help="name=value; may be given again.")]
 
 
@@ -44,21 +53,40 @@ def send(
     message: Message,
     message_id: MessageId = None,
     header: Headers = None,
+    unchecked: Unchecked = False,
     as_json: AsJson = False,
     nats: Nats = LOCAL_NATS,
     mesh: MeshName = LOCAL_MESH,
     timeout: Timeout = 30.0,
 ) -> None:
-    """Send a message to an agent; it is stored when this returns."""
+    """Send a message to an agent; it is stored when this returns.
+
+    One that its agent type does not take, by what the pool's pods have said of it, is refused.
+    """
     target, (name, body), headers = agent_of(agent), message_of(message), _headers(header)
 
     async def work() -> None:
-        async with client_of(nats, mesh, "starling send") as client:
+        async with store_and_client(nats, mesh, "starling send") as (store, client):
+            why = "" if unchecked else await _unchecked(store, mesh, target, name, body)
             stored = await client.send_raw(target, name, body, id=message_id, headers=headers, timeout=timeout)
+        if why:
+            typer.echo(f"not checked: {why}", err=True)
         text = f"stored at {stored.sequence}{' (repeat)' if stored.duplicate else ''}"
-        show(as_json, {"sequence": stored.sequence, "duplicate": stored.duplicate}, text)
+        show(
+            as_json,
+            {"sequence": stored.sequence, "duplicate": stored.duplicate, "checked": not (why or unchecked)},
+            text,
+        )
 
     run(work())
+
+
+async def _unchecked(store: Store, mesh: str, target: AgentId, name: str, body: bytes) -> str:
+    """Why it cannot be said whether the agent takes this, "" if it does. Raises CantHandle, DecodeError."""
+    try:
+        return await unchecked_because(store, mesh, await routes_of(store, mesh), target, name, body)
+    except MessageError as error:
+        raise type(error)(f"{error}; nothing was sent; --unchecked sends it all the same") from error
 
 
 def call(
@@ -144,4 +172,4 @@ def _headers(given: list[str] | None) -> dict[str, str]:
         if not equals or not name:
             raise SpecError("--header", f"{text!r} is not of the form name=value")
         headers[name] = value
-    return headers
+    return dict(checked_headers(headers))

@@ -26,6 +26,7 @@ from starling.core.routes import PoolRoute, Routes
 from starling.core.subscriptions import SubscriptionRoute
 from starling.engine.shard import OwnedShard
 from starling.engine.shard_info import PoolSettings
+from starling.node.registry import publish_agents
 from starling.node.worker import Identity, Worker, mesh_buckets
 from starling.provision import (
     PoolStreams,
@@ -51,6 +52,12 @@ class Paid:
 @message("cli.Ask")
 @dataclass
 class Ask:
+    pass
+
+
+@message("cli.Peek")
+@dataclass
+class Peek:
     pass
 
 
@@ -100,8 +107,19 @@ class Account(Agent[AccountState], type="account"):
         return Balance(self.state.amount, self.state.payments)
 
     @query
-    async def peek(self, message: Ask) -> Balance:
+    async def peek(self, message: Ask | Peek) -> Balance:
         return Balance(self.state.amount, self.state.payments)
+
+
+class Sponge(Agent[None], type="sponge"):
+    """Takes whatever comes."""
+
+    @event
+    async def paid(self, message: Paid) -> None:
+        pass
+
+    async def on_unhandled(self, message: object, ctx: Context) -> None:
+        pass
 
 
 @dataclass(frozen=True)
@@ -247,6 +265,8 @@ async def running_mesh(
     subscriptions = tuple(SubscriptionRoute("payment", kind) for kind in agents if kind == "account")
     routes = Routes({pool: PoolRoute(pool, shards, incarnation)}, dict.fromkeys(agents, pool), subscriptions)
     assert await write_routes(store, name, routes, over=over)
+    if pods:
+        await publish_agents(store, name, pool, agents.values())
     client = Mesh(store, name, name="test", chance=random.Random())
     await client.open()
     mesh = RunningMesh(

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 from starling import AgentId
+from starling.adapters.nats import EmbeddedServer
 from starling.core.names import PoolNames
 
-from .conftest import RunningMesh, run_starling
+from .conftest import Account, RunningMesh, Sponge, run_starling, running_mesh
 
 
 @pytest.mark.row("CP-39", part="send, call and publish")
@@ -41,6 +42,53 @@ async def test_a_query_is_answered_and_nothing_is_stored(account_mesh: RunningMe
     refused = await account_mesh.starling("query", "account/anna", "cli.Spoilt")
     assert refused.code == 1
     assert refused.err.count("\n") == 1
+
+
+@pytest.mark.row("CP-39", part="a message that the agent does not take is not stored")
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            'cli.Payd {"amount": 5}',
+            "account has no handler that takes cli.Payd; it takes: cli.Paid, cli.Ask, cli.Spoilt",
+        ),
+        ("cli.Peek", "account takes cli.Peek only as a query: `starling query`"),
+        ("cli.Paid", "cli.Paid.amount: is missing"),
+        ('cli.Paid {"amount": "5"}', 'cli.Paid.amount: must be an integer, not "5"'),
+        ('cli.Paid {"amout": 5}', "cli.Paid.amout: is no field of it; there are: amount"),
+        ("cli.Paid [5]", "cli.Paid: must be an object, not [5]"),
+    ],
+)
+async def test_what_its_agent_would_not_take_is_refused_and_not_stored_but_with_unchecked(
+    account_mesh: RunningMesh, message: str, line: str
+) -> None:
+    refused = await account_mesh.starling("send", "account/anna", message)
+    text = f"starling: {line}; nothing was sent; --unchecked sends it all the same\n"
+    assert (refused.code, refused.out, refused.err) == (1, "", text)
+    assert await dead_letters(account_mesh) == 0
+    sent = await account_mesh.starling("send", "account/anna", message, "--unchecked")
+    assert (sent.code, sent.err) == (0, "")
+    await account_mesh.idle()
+    assert await dead_letters(account_mesh) == 1
+
+
+async def dead_letters(mesh: RunningMesh) -> int:
+    return len((await mesh.starling("dead", "list", "--json")).json["letters"])
+
+
+async def test_what_no_pod_has_told_of_yet_is_sent_and_said_not_to_be_checked(nats_server: EmbeddedServer) -> None:
+    async with running_mesh(nats_server, Account, pods=0) as mesh:
+        sent = await mesh.starling("send", "account/anna", 'cli.Paid {"amout": 5}', "--json")
+    assert (sent.code, sent.json["checked"]) == (0, False)
+    assert sent.err == "not checked: no pod has said yet what account takes\n"
+
+
+async def test_an_agent_that_takes_what_no_handler_names_is_sent_any_message(nats_server: EmbeddedServer) -> None:
+    async with running_mesh(nats_server, Sponge) as mesh:
+        sent = await mesh.starling("send", "sponge/bob", "cli.Anything", "--json")
+        assert (sent.code, sent.json["checked"]) == (0, False)
+        assert sent.err == "not checked: sponge also takes messages that it does not name\n"
+        assert (await mesh.starling("send", "sponge/bob", 'cli.Paid {"amount": "x"}')).code == 1
 
 
 async def test_the_same_id_twice_counts_once_and_the_answer_says_so(account_mesh: RunningMesh) -> None:
