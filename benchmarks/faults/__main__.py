@@ -98,7 +98,7 @@ def _text(error: BaseException) -> str:
 
 def main() -> int:
     """Return the exit code: 1 when a row failed."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser("python -m benchmarks.faults", description=__doc__)
     parser.add_argument("--only", action="append", choices=list(ROWS), help="this row; may be given again")
     parser.add_argument("--quick", action="store_true", help="20,000 garbage frames instead of a million")
     parser.add_argument("--json", type=Path, default=Path("build/faults.json"), help="file to write")

@@ -362,9 +362,11 @@ def _routed(subscription: AgentSubscription, types: Mapping[str, PoolName]) -> C
     spec = subscription.spec
     pool = types.get(spec.agent_type)
     if pool is None:
-        return ConditionWish("Ready", False, "NoSuchAgentType", f"no pool runs agent type {spec.agent_type!r}")
+        problem = f"no pool runs agent type {spec.agent_type!r}"
+        return ConditionWish("Ready", False, "NoSuchAgentType", f"spec.agentType: {problem}")
     if pool != spec.pool_ref.name:
-        return ConditionWish("Ready", False, "WrongPool", f"agent type {spec.agent_type!r} belongs to pool {pool}")
+        problem = f"is {spec.pool_ref.name!r}, but agent type {spec.agent_type!r} belongs to pool {pool}"
+        return ConditionWish("Ready", False, "WrongPool", f"spec.poolRef.name {problem}")
     topic = spec.topic if spec.match is Match.EXACT else f"{spec.match} {spec.topic}"
     agent = spec.agent_type if spec.key.value is None else f"{spec.agent_type}/{spec.key.value}"
     return ConditionWish("Ready", True, "Routed", f"{topic} goes to {agent} of pool {pool}")

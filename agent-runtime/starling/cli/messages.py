@@ -152,6 +152,8 @@ def publish(
             )
         repeats = sum(accepted.duplicate for accepted in stored)
         text = f"stored for {len(stored)} agents{f' ({repeats} repeats)' if repeats else ''}"
+        if not stored:
+            text += f": no subscription takes what is published to {topic}"
         show(as_json, {"agents": len(stored), "duplicates": repeats}, text)
 
     run(work())

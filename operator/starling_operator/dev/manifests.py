@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import yaml
 from starling.errors import SpecError
 
 from starling_operator.api import (
     GROUP,
+    KINDS,
     AgentPool,
     AgentScalingTarget,
     AgentSubscription,
@@ -21,6 +22,9 @@ from starling_operator.api import (
 )
 
 R = TypeVar("R", bound=Resource)
+
+OURS: Final = tuple(model.resource_kind.name for model in KINDS)
+"""With another `apiVersion` they are a mistake; documents of all other kinds are somebody else's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,20 @@ class Manifests:
             return {}
         name = pool.spec.code.config_map
         if name not in self.config_maps:
-            raise SpecError(f"AgentPool {pool.metadata.name}: spec.code.configMap", f"there is no ConfigMap {name!r}")
+            raise SpecError(
+                f"AgentPool {pool.metadata.name}: spec.code.configMap",
+                f"there is no ConfigMap {name!r} in these manifests; add it, or a configMapGenerator of this name to "
+                "their kustomization.yaml",
+            )
         return self.config_maps[name]
+
+    def loose_ends(self) -> Iterator[str]:
+        """Yield what is no error, since the rest may come later, and yet does nothing as it stands."""
+        if not self.pools:
+            yield "there is no AgentPool in these manifests: nothing runs"
+        for pool, target in self.targets.items():
+            if pool not in self.pools:
+                yield f"AgentScalingTarget {target.metadata.name}: spec.poolRef.name: there is no AgentPool {pool!r}"
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -77,7 +93,7 @@ def read(folder: Path, before: Manifests | None = None) -> Manifests:
                     config_maps[name] = {str(key): str(text) for key, text in data.items()}
                 elif kind == "Kustomization":
                     config_maps.update(_generated(path, document))
-                elif str(document.get("apiVersion", "")).startswith(f"{GROUP}/"):
+                elif kind in OURS or str(document.get("apiVersion", "")).startswith(f"{GROUP}/"):
                     made = parse(document, refuse_unknown=True)
                     if (old := _old(before, str(kind), name)) is not None:
                         check_change(made, old)

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from starling.adapters.nats import EmbeddedServer, connect
 from starling.core.membership import Member
-from starling.errors import MeshError, SpecError
+from starling.errors import MeshError, SpecError, Unreachable
 from starling.provision import provision_mesh
 
 from starling_operator.adapters.local import LocalPods
@@ -79,6 +79,7 @@ class Dev:
         started = time.monotonic()
         self._stamp = stamp(self._options.folder)
         self._manifests = read(self._options.folder)
+        self._begin_status()
         directory = self._options.data or Path(tempfile.mkdtemp(prefix="starling-"))
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ class Dev:
 
     async def _with_server(self, directory: Path, started: float) -> None:
         server = EmbeddedServer(directory / "nats", port=self._options.port)
-        await server.start()
+        await self._start(server)
         try:
             store = await connect(server.url, name="starling dev")
             pods = LocalPods(directory, nats_url=server.url, mesh=MESH, say=self._view.say)
@@ -117,6 +118,17 @@ class Dev:
                 await store.close()
         finally:
             await server.stop()
+
+    async def _start(self, server: EmbeddedServer) -> None:
+        try:
+            await server.start()
+        except Unreachable as error:
+            if "address already in use" not in str(error):
+                raise
+            raise Unreachable(
+                f"--port: {self._options.port} is taken by another program; give another one, such as 4333, "
+                "and the other commands its address: --nats nats://127.0.0.1:4333"
+            ) from error
 
     def _members(self, mesh: MeshState) -> Iterator[tuple[str, Member]]:
         for pool in self._manifests.pools:
@@ -175,6 +187,8 @@ class Dev:
                 for key, condition in said.items():
                     if not condition.status or condition.reason == "TypeTaken":
                         self._once(key, f"{key[0]} {key[1]}: {condition.reason}: {condition.message}")
+                for text in manifests.loose_ends():
+                    self._view.say(text)
                 self._routed = manifests
         except (MeshError, OSError) as error:
             self._once(("routes", ""), f"{type(error).__name__}: {error}")
@@ -200,6 +214,16 @@ class Dev:
             self._said[key] = text
             self._view.say(text)
 
+    def _begin_status(self) -> None:
+        """See that there can be a file. Raises SpecError."""
+        if (file := self._options.status) is None:
+            return
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.with_suffix(".part").write_text("")
+        except OSError as error:
+            raise SpecError("--status", f"{file} cannot be written: {error.strerror}; give another file") from error
+
     def _write_status(self, control: Control, pods: LocalPods, url: str, *, ready: bool) -> None:
         if self._options.status is None:
             return
@@ -223,7 +247,6 @@ class Dev:
             },
         }
         file = self._options.status
-        file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_suffix(".part")
         part.write_text(json.dumps(value))
         part.replace(file)

@@ -20,6 +20,8 @@ async def test_what_is_sent_and_published_is_there_when_the_agent_is_called(acco
     assert sent.out.startswith("stored at ")
     published = await account_mesh.starling("publish", "payment/anna", 'cli.Paid {"amount": 7}', "--json")
     assert published.json == {"agents": 1, "duplicates": 0}
+    nobody = await account_mesh.starling("publish", "paiment/anna", 'cli.Paid {"amount": 7}')
+    assert nobody.out == "stored for 0 agents: no subscription takes what is published to paiment/anna\n"
     called = await account_mesh.starling("call", "account/anna", "cli.Ask")
     assert called.out == '{"amount":12,"payments":2}\n'
     told = (await account_mesh.starling("call", "account/anna", "cli.Ask", "--json")).json

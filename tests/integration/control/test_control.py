@@ -193,6 +193,8 @@ async def test_routes_are_written_once_and_say_what_leads_nowhere(mesh: World) -
         "nobody": "NoSuchAgentType",
         "wrong": "WrongPool",
     }
+    assert said["AgentSubscription", "nobody"].message.startswith("spec.agentType: ")
+    assert said["AgentSubscription", "wrong"].message.startswith("spec.poolRef.name is ")
     revision, table = await mesh.mesh.routes()
     assert set(table.pools) == {"tickers", "others"}
     assert table.agent_types == {"ticker": PoolName("tickers")}

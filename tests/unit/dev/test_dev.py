@@ -400,8 +400,29 @@ async def test_a_port_that_is_taken_is_said_and_nothing_is_left_running(tmp_path
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        dev = Dev(tmp_path / "manifests", tmp_path, "--port", str(taken.getsockname()[1]))
+        port = taken.getsockname()[1]
+        dev = Dev(tmp_path / "manifests", tmp_path, "--port", str(port))
         await gone(dev.process.pid)
         assert await dev.stop() == 3
-    assert "nats-server" in dev.said
+    assert f"--port: {port} is taken by another program; give another one" in dev.said
     assert "Traceback" not in dev.said
+
+
+async def test_a_status_that_cannot_be_written_is_said_before_anything_starts(tmp_path: Path) -> None:
+    write(tmp_path / "manifests")
+    (tmp_path / "file").write_text("")
+    dev = Dev(tmp_path / "manifests", tmp_path, "--status", str(tmp_path / "file" / "status.json"))
+    await gone(dev.process.pid)
+    assert await dev.stop() == 2
+    assert dev.said.startswith("starling: --status: ")
+    assert "give another file" in dev.said
+    assert not (tmp_path / "manifests" / ".starling").exists()
+
+
+async def test_manifests_without_a_pool_are_said_to_run_nothing(start: Start, tmp_path: Path) -> None:
+    write(tmp_path / "manifests")
+    (tmp_path / "manifests" / "pool.yaml").unlink()
+    dev = start()
+    await dev.until(lambda: "there is no AgentPool in these manifests: nothing runs" in dev.said, "said")
+    (tmp_path / "manifests" / "pool.yaml").write_text(POOL.format(replicas=1))
+    await dev.owners("adders-0")

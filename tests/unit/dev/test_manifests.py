@@ -31,6 +31,14 @@ GENERATOR = "kind: Kustomization\nconfigMapGenerator:"
         ("- 1", r"^m\.yaml: holds a document that is no object"),
         (POOL.replace("{name: p}", "p"), r"^m\.yaml: AgentPool : metadata: is 'p', not an object"),
         (POOL.replace("shards: 4", "shards: many"), r"^m\.yaml: AgentPool p: spec\.shards"),
+        (
+            POOL.replace("starlingmesh.dev/v1alpha1", "v1"),
+            r"AgentPool p: apiVersion: must be starlingmesh\.dev/v1alpha1, not 'v1'",
+        ),
+        (
+            POOL.replace("apiVersion: starlingmesh.dev/v1alpha1", ""),
+            r"AgentPool p: apiVersion: must be starlingmesh\.dev/v1alpha1, not None",
+        ),
         (POOL.replace("shards: 4", "shard: 4"), r"^m\.yaml: AgentPool p: spec\.shard"),
         ("kind: ConfigMap\nmetadata: {name: c}\ndata: text", r"^m\.yaml: ConfigMap c: data: is 'text', not an object"),
         (f"{POOL}---{POOL}", r"^m\.yaml: AgentPool p: metadata\.name: 'p' is the name of another one already"),
@@ -68,8 +76,23 @@ def test_what_may_not_change_is_refused_against_what_was_read_before(tmp_path: P
 def test_a_pool_without_its_config_map_says_which_one(tmp_path: Path) -> None:
     (tmp_path / "m.yaml").write_text(POOL)
     found = read(tmp_path)
-    with pytest.raises(SpecError, match=r"^AgentPool p: spec\.code\.configMap: there is no ConfigMap 'c'"):
+    with pytest.raises(SpecError, match=r"^AgentPool p: spec\.code\.configMap: there is no ConfigMap 'c' .*; add it"):
         found.code_of(found.pools["p"])
+
+
+def test_what_does_nothing_as_it_stands_is_told(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(TARGET.format("s"))
+    assert list(read(tmp_path).loose_ends()) == [
+        "there is no AgentPool in these manifests: nothing runs",
+        "AgentScalingTarget s: spec.poolRef.name: there is no AgentPool 'p'",
+    ]
+    (tmp_path / "pool.yaml").write_text(POOL)
+    assert list(read(tmp_path).loose_ends()) == []
+
+
+def test_objects_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "m.yaml").write_text(f"apiVersion: v1\nkind: Service\nmetadata: {{name: s}}\n---{POOL}")
+    assert list(read(tmp_path).pools) == ["p"]
 
 
 def test_config_maps_come_as_objects_and_from_files_under_another_name(tmp_path: Path) -> None:
