@@ -43,6 +43,7 @@ PROVED = {
     r"starling agents": f"{CLI}test_dev.py::test_a_mesh_of_starling_dev_is_used_and_looked_at_from_the_command_line",
     r"starling tail .*": f"{CLI}test_looking.py::test_tail_follows_what_comes",
     r"starling drain .*": f"{CLI}test_dev.py::test_a_mesh_of_starling_dev_is_used_and_looked_at_from_the_command_line",
+    r"starling send .*": (f"{CLI}test_messages.py::test_what_is_sent_and_published_is_there_when_the_agent_is_called"),
     r"starling dead (list|show|replay|drop) .*": f"{CLI}test_dead.py::test_every_command_of_the_page_is_understood",
     r"starling (export|import) .*": (
         f"{CLI}test_archive.py::test_chosen_agents_and_one_type_are_saved_and_restored_alone"
