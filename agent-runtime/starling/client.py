@@ -31,6 +31,7 @@ from starling.node.routing import watch_routes
 from starling.node.stream_time import StreamTime
 from starling.ports.store import Store
 from starling.proxies import client_proxy
+from starling.seconds import checked_seconds
 from starling.tracing import tracing
 
 A = TypeVar("A", bound=Agent[Any])
@@ -147,6 +148,7 @@ class Mesh:
         timeout: float = 30.0,
     ) -> tuple[Accepted, ...]:
         """As `publish`, for a message that is encoded already. not_before: milliseconds since 1970."""
+        checked_seconds(timeout)
         if not isinstance(topic, TopicId):
             raise SpecError("topic", f"{topic!r} is none; give a TopicId, or a Topic called with its source")
         own_id = id if id is not None else self._new_id()
@@ -192,6 +194,7 @@ class Mesh:
         id: the same messages again under the same id, by the same producer and within the dedupe window, count once.
         Raises SpecError, and TimeoutError after `timeout` seconds, when nobody can say.
         """
+        checked_seconds(timeout)
         batch = Batch(
             self._routes.current,
             batch_id=id,
@@ -224,7 +227,7 @@ class Mesh:
         """
         if in_flight < 1:
             raise SpecError("in_flight", f"is {in_flight}; give at least 1")
-        flow = Flow(timeout)
+        flow = Flow(checked_seconds(timeout))
         count = 0
         try:
             for topic, message, user_id in messages:
@@ -303,6 +306,7 @@ class Mesh:
         timeout: float = 30.0,
     ) -> Accepted:
         """As `send`, for a message that is encoded already. not_before: milliseconds since 1970."""
+        checked_seconds(timeout)
         own_id = id if id is not None else self._new_id()
         route = self._routes.current.target(target)
         headers, patient, priority = checked_headers(headers), _is_patient(when_full), checked_priority(priority)
@@ -401,6 +405,8 @@ class Mesh:
         id: str | None = None,  # noqa: A002
     ) -> tuple[str, bytes]:
         """As `call`, for a message that is encoded already; return type name and body of the answer."""
+        if timeout is not None:
+            checked_seconds(timeout)
         call_id = "" if id is None else self._producer.call_id(target, id)
         return await self._calls.call(
             target,
@@ -426,6 +432,8 @@ class Mesh:
         time in which a pod that lost its connection is noticed (10 s). timeout: seconds, default 5. Raises as
         `call`, but Unreachable when the shard has no owner for so long.
         """
+        if timeout is not None:
+            checked_seconds(timeout)
         type_name, body = encode(message)
         result_type, result = await self._calls.queries.query(
             target, type_name, body, timeout=timeout, headers=headers or NO_HEADERS
@@ -442,6 +450,8 @@ class Mesh:
         headers: Mapping[str, str] | None = None,
     ) -> tuple[str, bytes]:
         """As `query`, for a message that is encoded already; return type name and body of the answer."""
+        if timeout is not None:
+            checked_seconds(timeout)
         return await self._calls.queries.query(target, type_name, body, timeout=timeout, headers=headers or NO_HEADERS)
 
     def agent(self, cls: type[A], key: str) -> A:

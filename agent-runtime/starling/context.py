@@ -14,6 +14,7 @@ from starling.core.priority import Priority
 from starling.core.recurrence import next_by_rule
 from starling.errors import SpecError
 from starling.messages import decode, encode
+from starling.seconds import checked_seconds
 
 if TYPE_CHECKING:
     from starling.agent import Agent
@@ -184,7 +185,7 @@ class Context:
             raise SpecError("timer", f"{name!r} must have 1 to {MAX_TIMER_NAME} bytes")
         if every and cron:
             raise SpecError("timer", "give `every` or `cron`, not both")
-        if every and every < 1.0:
+        if every and checked_seconds(every, "every") < 1.0:
             raise SpecError("every", f"is {every} s; give at least 1")
         now = self._outgoing.wall()
         first = later(now, delay, at) / 1000
@@ -246,8 +247,8 @@ class Context:
         CallCycle, CallTimeout, CantHandle, HandlerFailed. A repeated turn makes the same calls and gets the same
         answers.
         """
-        if timeout is not None and not timeout > 0:
-            raise SpecError("timeout", f"is {timeout!r} s; give more than 0, or None for the default")
+        if timeout is not None:
+            checked_seconds(timeout)
         type_name, body = encode(message)
         result_type, result = await self._outgoing.call(
             address(target), type_name, body, timeout, self._passed_on(headers)
@@ -267,8 +268,8 @@ class Context:
         timeout: seconds, default 5, at most what is left of our own deadline. Raises UnknownAgentType, CallTimeout,
         CantHandle, HandlerFailed, Unreachable. A repeated turn may get another answer.
         """
-        if timeout is not None and not timeout > 0:
-            raise SpecError("timeout", f"is {timeout!r} s; give more than 0, or None for the default")
+        if timeout is not None:
+            checked_seconds(timeout)
         type_name, body = encode(message)
         result_type, result = await self._outgoing.query(
             address(target), type_name, body, timeout, self._passed_on(headers)

@@ -21,6 +21,7 @@ from starling.engine.turns import Turns
 from starling.local_producer import LocalProducer
 from starling.messages import decode, registry
 from starling.ports.store import Store
+from starling.seconds import checked_seconds
 
 SLICE: Final = 0.004
 """Seconds of calls one after the other that need no waiting, before the loop gets another chance."""
@@ -70,7 +71,9 @@ class LocalMesh(Mesh):
 
         The turn is the same but for that: it counts as committed when the answer is given.
         """
-        is_plain = id is None and priority is Priority.NORMAL and (timeout is None or timeout > 0)
+        if timeout is not None:
+            checked_seconds(timeout)
+        is_plain = id is None and priority is Priority.NORMAL
         here = self._here(target, message) if is_plain else None
         if here is None:
             return await super().call(target, message, timeout=timeout, headers=headers, priority=priority, id=id)

@@ -48,6 +48,7 @@ from starling.provision import (
     write_routes,
 )
 from starling.proxies import client_proxy
+from starling.seconds import checked_seconds
 from starling.topics import Subscribed, subscriptions_of
 
 log = logging.getLogger(__name__)
@@ -358,6 +359,7 @@ class LocalRuntime:
     # -- reaching agents
 
     async def _running(self, timeout: float) -> Mesh:
+        checked_seconds(timeout)
         if not self._runs.is_set() and self._before_start == "wait":
             try:
                 async with asyncio.timeout(timeout):

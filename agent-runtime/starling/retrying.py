@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from starling.core.retry import is_retryable
 from starling.core.severity import Category, status_of, verdict
 from starling.errors import MeshError, OutsideFailed, RetryLater, SpecError
+from starling.seconds import checked_seconds
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -64,8 +65,8 @@ class Retrying:
         for name, value in (("first", first), ("cap", cap)):
             if not value >= 0:
                 raise SpecError(name, f"is {value!r} s; give 0 or more")
-        if timeout is not None and not timeout > 0:
-            raise SpecError("timeout", f"is {timeout!r} s; give more than 0, or None for no bound")
+        if timeout is not None:
+            checked_seconds(timeout)
         self._retries = retries
         self._first = first
         self._cap = cap

@@ -22,11 +22,11 @@ async def unchecked_because(store: Store, mesh: str, routes: Routes, target: Age
     pool = routes.target(target).pool.pool
     described = await agents_of(store, mesh, routes, pool)
     agent = next((one for one in described if one["type"] == target.type), None)
-    if agent is None or not agent["handlers"] or "takes_others" not in agent:
+    if agent is None or "takes_others" not in agent:
         return f"no pod has said yet what {target.type} takes"
     taken = _taken(agent, ("event", "rpc"))
     if name not in taken:
-        if agent["takes_others"]:
+        if agent["takes_others"] or not agent["handlers"]:
             return f"{target.type} also takes messages that it does not name"
         raise CantHandle(_refusal(agent, name, taken))
     if wrong := wrong_in(taken[name], json.loads(body), name):
