@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from benchmarks import page
 from benchmarks.bench import Bench, told, within
 from benchmarks.environment import environment
 from benchmarks.groups import GROUPS
+from benchmarks.kept import keep
 
 GROUP_TIMEOUT: Final = 900.0
 
@@ -35,8 +35,7 @@ async def run(bench: Bench, names: list[str], target: Path) -> None:
             "seconds": round(time.monotonic() - started, 1),
             "cases": [case.as_json() for case in bench.cases],
         }
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(json.dumps(value, indent=1) + "\n")
+        keep(value, target)
 
 
 def main() -> int:

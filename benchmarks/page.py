@@ -219,6 +219,9 @@ def _faults(run: Mapping[str, Any]) -> Iterator[str]:
     yield "Recovery: from the fault to an answer of every shard."
     yield ""
     yield f"{env['date']}, commit {env['commit']}: {good} of {len(rows)} rows good."
+    if missing := run.get("missing"):
+        yield ""
+        yield f"The run was stopped before these rows: {', '.join(missing)}."
     yield ""
     yield "| fault | messages | lost | doubled | out of order | recovery, s | |"
     yield "| --- | --- | --- | --- | --- | --- | --- |"

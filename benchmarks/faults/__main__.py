@@ -1,10 +1,12 @@
-"""`python -m benchmarks.faults`: every fault on real servers, one line per row; writes build/faults.json."""
+"""`python -m benchmarks.faults`: every fault on real servers, one line per row; writes build/faults.json.
+
+The file is written after each row, so that a run that is stopped was not in vain: "missing" names the rows to come.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import tempfile
 import time
@@ -20,6 +22,7 @@ from starling.engine.faults import Point
 from benchmarks.environment import environment
 from benchmarks.faults import cluster, messages, producer, servers, workers
 from benchmarks.faults.trial import Report
+from benchmarks.kept import keep
 
 Row = Callable[[Path, Report], Awaitable[None]]
 
@@ -61,14 +64,17 @@ ROWS: Final[Mapping[str, Row]] = {
 }
 
 
-async def run(names: list[str], *, quick: bool, keep: Path | None) -> list[Report]:
-    """Run rows one after the other; a row that breaks is a failed row."""
-    reports = []
-    for name in names:
+async def run(rows: Mapping[str, Row], *, folders: Path | None, target: Path, quick: bool) -> list[Report]:
+    """Run rows one after the other; a row that breaks is a failed row. What is known is in `target` after each.
+
+    folders: where data and logs are kept, None: nowhere.
+    """
+    reports: list[Report] = []
+    taken_on = environment()
+    for number, (name, row) in enumerate(rows.items(), 1):
         report = Report(name)
         started = time.monotonic()
-        row = messages.garbage_quick if quick and name == "wire-garbage" else ROWS[name]
-        with _folder(keep, name) as folder:
+        with _folder(folders, name) as folder:
             try:
                 async with asyncio.timeout(LONG.get(name, ROW_TIMEOUT)):
                     await row(folder, report)
@@ -77,14 +83,21 @@ async def run(names: list[str], *, quick: bool, keep: Path | None) -> list[Repor
         report.seconds = time.monotonic() - started
         reports.append(report)
         print(report.line(), flush=True)
+        value = {
+            "environment": taken_on,
+            "quick": quick,
+            "missing": list(rows)[number:],
+            "rows": [each.as_json() for each in reports],
+        }
+        keep(value, target)
     return reports
 
 
 @contextmanager
-def _folder(keep: Path | None, name: str) -> Iterator[Path]:
+def _folder(kept: Path | None, name: str) -> Iterator[Path]:
     """A folder for a row's data and logs, removed afterwards unless they are to be kept."""
-    if keep is not None:
-        yield keep.absolute() / name
+    if kept is not None:
+        yield kept.absolute() / name
         return
     with tempfile.TemporaryDirectory(prefix="starling-faults-") as made:
         yield Path(made) / name
@@ -101,14 +114,13 @@ def main() -> int:
     parser = argparse.ArgumentParser("python -m benchmarks.faults", description=__doc__)
     parser.add_argument("--only", action="append", choices=list(ROWS), help="this row; may be given again")
     parser.add_argument("--quick", action="store_true", help="20,000 garbage frames instead of a million")
-    parser.add_argument("--json", type=Path, default=Path("build/faults.json"), help="file to write")
+    parser.add_argument("--json", type=Path, default=Path("build/faults.json"), help="file to write after each row")
     parser.add_argument("--keep", type=Path, help="keep data and logs of every row in this folder")
     given = parser.parse_args()
-    taken_on = environment()
-    reports = uvloop.run(run(given.only or list(ROWS), quick=given.quick, keep=given.keep))
-    given.json.parent.mkdir(parents=True, exist_ok=True)
-    value = {"environment": taken_on, "quick": given.quick, "rows": [report.as_json() for report in reports]}
-    given.json.write_text(json.dumps(value, indent=1) + "\n")
+    rows = {name: ROWS[name] for name in given.only or ROWS}
+    if given.quick and "wire-garbage" in rows:
+        rows["wire-garbage"] = messages.garbage_quick
+    reports = uvloop.run(run(rows, folders=given.keep, target=given.json, quick=given.quick))
     bad = [report.name for report in reports if not report.ok]
     print(f"{len(reports)} rows, {len(bad)} failed{': ' + ', '.join(bad) if bad else ''}")
     return 1 if bad else 0

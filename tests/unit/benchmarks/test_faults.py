@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -16,9 +17,13 @@ from starling.adapters.nats.server import HOST, free_port
 from starling.core.ids import PoolName
 from starling.core.names import MeshNames
 
+from benchmarks.faults.__main__ import run
 from benchmarks.faults.cluster import routed
 from benchmarks.faults.garbage import frames_of_garbage
 from benchmarks.faults.proxy import Proxy
+from benchmarks.faults.trial import Report
+from benchmarks.kept import keep
+from benchmarks.page import page
 from benchmarks.verdict import Effects, Verdict, effects
 
 
@@ -84,6 +89,62 @@ def test_garbage_holds_frames_that_cannot_be_read_and_some_that_can() -> None:
             continue
 
     assert 100 < readable < 900
+
+
+async def good(folder: Path, report: Report) -> None:
+    report.accepted = 5
+
+
+async def broken(folder: Path, report: Report) -> None:
+    raise OSError("no server")
+
+
+async def test_what_a_run_knows_is_in_its_file_after_each_row_and_stays_there_when_it_is_stopped(
+    tmp_path: Path,
+) -> None:
+    target = tmp_path / "made" / "faults.json"
+    asked = asyncio.Event()
+
+    async def waits(folder: Path, report: Report) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    rows = {"first": good, "second": broken, "third": waits, "fourth": good}
+    running = asyncio.create_task(run(rows, folders=None, target=target, quick=False))
+    async with asyncio.timeout(10):
+        await asked.wait()
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert running.cancelled()
+    kept = json.loads(target.read_text())
+    assert [(row["name"], row["ok"], row["failures"]) for row in kept["rows"]] == [
+        ("first", True, []),
+        ("second", False, ["OSError: no server"]),
+    ]
+    assert kept["missing"] == ["third", "fourth"]
+    assert [file.name for file in target.parent.iterdir()] == ["faults.json"]
+    assert "before these rows: third, fourth." in page(NO_BENCHMARKS | kept, kept)
+
+
+async def test_a_run_that_ends_misses_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "faults.json"
+    reports = await run({"first": good, "second": good}, folders=tmp_path, target=target, quick=True)
+    assert [report.accepted for report in reports] == [5, 5]
+    kept = json.loads(target.read_text())
+    assert (kept["missing"], kept["quick"], len(kept["rows"])) == ([], True, 2)
+    assert "The run was stopped" not in page(NO_BENCHMARKS | kept, kept)
+
+
+def test_what_a_file_held_stays_until_the_new_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "run.json"
+    keep({"rows": [1]}, target)
+    (tmp_path / "run.json.part").mkdir()  # in the way of the new one
+    with pytest.raises(IsADirectoryError):
+        keep({"rows": [1, 2]}, target)
+    assert json.loads(target.read_text()) == {"rows": [1]}
+
+
+NO_BENCHMARKS = {"rounds": 1, "cases": []}
 
 
 @pytest.fixture
