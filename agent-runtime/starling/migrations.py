@@ -24,7 +24,8 @@ def migrate(version: int, cells: str = STATE) -> Callable[[F], F]:
 
     Stands above `@staticmethod` or `@classmethod`; takes the stored fields as plain JSON and returns the new ones.
     cells: the field of the class whose cells it is for, when they are not the state. Migrators run one after the
-    other, up to the `version` of the class; they have to stay as long as state of their version may be stored.
+    other, up to the `version` of the class; they have to stay as long as state of their version may be stored. The
+    oldest may go, but those of the state that are there must lead on to the class's version: SpecError for a gap.
     """
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise SpecError("migrate", f"{version!r} is no version; give the whole number that it migrates from, 1 or more")
@@ -106,4 +107,16 @@ def migrations_of(cls: type, agent_type: str, version: int, cells: frozenset[str
         if (target, old) in steps:
             raise SpecError(where, f"is a second migrator from version {old} of {target}")
         steps[target, old] = getattr(cls, name)
+    _check_whole(cls, version, {old for target, old in steps if target == STATE})
     return Migrations(agent_type, version, steps)
+
+
+def _check_whole(cls: type, version: int, migrated: set[int]) -> None:
+    """Migrators of the state from the oldest version on must lead all the way; those of older ones may be gone."""
+    missing = [old for old in range(min(migrated, default=version), version) if old not in migrated]
+    if missing:
+        raise SpecError(
+            f"{cls.__qualname__}.version",
+            f"is {version}, and state of version {min(migrated)} does not get there: add @migrate({missing[0]}), "
+            f"which makes the fields of version {missing[0] + 1}",
+        )

@@ -62,16 +62,52 @@ def test_bytes_of_our_own_version_are_not_touched() -> None:
 
 @pytest.mark.row("RT-38", part="missing migrator")
 def test_a_missing_migrator_and_a_newer_version_are_errors_and_no_fresh_state() -> None:
-    class Gap(Agent[Size], version=3):
-        @migrate(1)
+    class Later(Agent[Size], version=3):
+        @migrate(2)
         @staticmethod
-        def first(old: dict[str, Any]) -> dict[str, Any]:
+        def second(old: dict[str, Any]) -> dict[str, Any]:
             return old
 
-    with pytest.raises(StateUnreadable, match=r"state of gap: stored by version 1, and no @migrate\(2\)"):
-        definition(Gap).upgraded(b"{}", 1)
+    with pytest.raises(StateUnreadable, match=r"state of later: stored by version 1, and no @migrate\(1\)"):
+        definition(Later).upgraded(b"{}", 1)
     with pytest.raises(StateUnreadable, match=r"stored by version 4, and this code is of version 3; deploy newer code"):
-        definition(Gap).upgraded(b"{}", 4)
+        definition(Later).upgraded(b"{}", 4)
+
+
+def test_a_gap_between_migrators_of_the_state_is_refused_when_the_class_is_made() -> None:
+    text = r"Gap\.version: is 4, and state of version 1 does not get there: add @migrate\(2\), .* fields of version 3"
+    with pytest.raises(SpecError, match=text):
+
+        class Gap(Agent[Size], version=4):
+            @migrate(1)
+            @staticmethod
+            def first(old: dict[str, Any]) -> dict[str, Any]: ...  # type: ignore[empty-body]
+
+            @migrate(3)
+            @staticmethod
+            def third(old: dict[str, Any]) -> dict[str, Any]: ...  # type: ignore[empty-body]
+
+    with pytest.raises(SpecError, match=r"Short\.version: is 3, .* version 1 .*: add @migrate\(2\)"):
+
+        class Short(Agent[Size], version=3):
+            @migrate(1)
+            @staticmethod
+            def first(old: dict[str, Any]) -> dict[str, Any]: ...  # type: ignore[empty-body]
+
+
+def test_a_version_without_any_migrator_and_one_whose_cells_alone_have_some_are_taken() -> None:
+    class Bare(Agent[Size], version=5): ...
+
+    class Celled(Agent[Size], version=4):
+        parts = cells(Part)
+
+        @migrate(1, "parts")
+        @staticmethod
+        def first(old: dict[str, Any]) -> dict[str, Any]:
+            return {"name": old["title"]}
+
+    assert definition(Bare).state_version == 5
+    assert definition(Celled).migrations.upgraded(b'{"title":"lid"}', 1, "parts") == b'{"name":"lid"}'
 
 
 def test_a_migrator_that_fails_is_named() -> None:
