@@ -361,7 +361,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "a cancelled timer's record stays",
         "section 4",
-        lambda: edited(Turns._timers, ("outcome.unname.append(name)", "pass")),
+        lambda: edited(Turns._timers, ("outcome.undue += self._leave(", "(")),
     ),
     Mutant(
         "a recurring timer ends with its first time",

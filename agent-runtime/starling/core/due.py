@@ -159,7 +159,8 @@ class _Bucket:
 class DueIndex:
     """All live due records of a shard: by key, and as the buckets that the table gets.
 
-    `add` and `remove` say what the record that is being built changes; `committed`, that it is stored.
+    `add` and `remove` say what the record that is being built changes; `committed`, that it is stored. What a turn has
+    set is found by `later` and `named` from the turn's end on, before it is in a record: `coming`.
     """
 
     def __init__(self) -> None:
@@ -171,8 +172,10 @@ class DueIndex:
         self.counts = [0] * len(DueKind)
         self._later: dict[AgentId, set[str]] = {}
         """Keys of each agent's timers and delayed messages: a shard may have a million, no turn looks through all."""
-        self._names: dict[tuple[AgentId, str], str] = {}
-        """The same by agent and name."""
+        self._names: dict[tuple[AgentId, DueKind, str], tuple[str, ...]] = {}
+        """The same by agent and name: the newest timer, and all delayed messages, whose ids their senders choose."""
+        self._coming: set[str] = set()
+        """Those that no record has yet."""
 
     def __len__(self) -> int:
         return len(self.live)
@@ -181,10 +184,19 @@ class DueIndex:
         """Return the keys of an agent's timers and delayed messages; one that is tried again is none any more."""
         return sorted(self._later.get(agent, ()))
 
-    def named(self, agent: AgentId, name: str) -> str | None:
-        """Return the key of an agent's newest timer or delayed message of that name; one that is tried again is
-        none any more."""
-        return self._names.get((agent, name))
+    def named(self, agent: AgentId, kind: DueKind, name: str) -> tuple[str, ...]:
+        """Return the key of an agent's newest timer of that name, or those of all delayed messages of that id; one that
+        is tried again is none any more."""
+        return self._names.get((agent, kind, name), ())
+
+    def coming(self, agent: AgentId, key: str, kind: DueKind, name: str) -> None:
+        """Note a timer or delayed message that one of the next records adds."""
+        self._coming.add(key)
+        self._note(agent, key, kind, name)
+
+    def has(self, key: str) -> bool:
+        """Whether it is live, or will be by one of the next records."""
+        return key in self.live or key in self._coming
 
     # -- what the next record changes
 
@@ -218,10 +230,15 @@ class DueIndex:
                 self._not_later(before)
         self.live[due.key] = due
         self.counts[due.kind] += 1
-        if due.kind in _LATER:
-            agent = agent_of(due)
-            self._later.setdefault(agent, set()).add(due.key)
-            self._names[agent, due.name] = due.key
+        if due.key in self._coming:
+            self._coming.remove(due.key)
+        elif due.kind in _LATER and (before is None or before.kind not in _LATER):
+            self._note(agent_of(due), due.key, due.kind, due.name)
+
+    def _note(self, agent: AgentId, key: str, kind: DueKind, name: str) -> None:
+        self._later.setdefault(agent, set()).add(key)
+        named = agent, kind, name
+        self._names[named] = (*self._names.get(named, ()), key) if kind is DueKind.DELAYED else (key,)
 
     def _not_later(self, due: Due) -> None:
         agent = agent_of(due)
@@ -229,8 +246,11 @@ class DueIndex:
         own.discard(due.key)
         if not own:
             del self._later[agent]
-        if self._names.get(named := (agent, due.name)) == due.key:
-            del self._names[named]
+        named = agent, due.kind, due.name
+        if others := tuple(key for key in self._names.get(named, ()) if key != due.key):
+            self._names[named] = others
+        else:
+            self._names.pop(named, None)
 
     def _bucket_for(self, key: str, at: int) -> str:
         hour = max(at, 0) // _HOUR_MS

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypedDict
 
 from starling.core import limits
-from starling.core.due import Due, DueIndex
+from starling.core.due import Due, DueIndex, DueKind
 from starling.core.envelope import frame_body
 from starling.core.ids import Epoch, ShardId
 from starling.core.names import Inlet
@@ -190,11 +190,10 @@ class Records:
     def _unset(self, outcome: Outcome, batch: Batch) -> None:
         for key in outcome.undue or ():
             self._remove_due(key, batch)
-        for name in outcome.unname or ():
+        for message_id in outcome.unname or ():
             assert outcome.agent is not None
-            named = self._due.named(outcome.agent, name)
-            if named is not None:
-                self._remove_due(named, batch)
+            for key in self._due.named(outcome.agent, DueKind.DELAYED, message_id):
+                self._remove_due(key, batch)
 
     def _add_due(self, due: DueAdd, batch: Batch) -> None:
         row, moved = self._due.add(due.key, due.at, due.kind, name=due.name, lane=due.lane.value)

@@ -34,8 +34,8 @@ class Shard(Protocol):
 
     def unpark(self, agent: AgentId) -> None: ...
 
-    def due_keys(self, agent: AgentId) -> list[str]:
-        """Return the keys of an agent's timers and delayed messages."""
+    def end_later(self, agent: AgentId) -> list[str]:
+        """Return the keys of an agent's timers and delayed messages, of which no turn starts any more."""
         ...
 
     async def read(self, keys: Sequence[str]) -> Mapping[str, Cell | None]: ...
@@ -89,7 +89,7 @@ class Repairs:
             names = []  # the list itself is what does not load: its cells stay, and nothing finds them
         for name in (STATE, INDEX, *names):
             outcome.cell(cell_key(self._shard, agent, name), Cell(1, None))
-        outcome.undue = self._owner.due_keys(agent)
+        outcome.undue = self._owner.end_later(agent)
 
     async def _names(self, agent: AgentId) -> Sequence[str]:
         key = cell_key(self._shard, agent, INDEX)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -122,7 +122,7 @@ class TurnEnds(TurnServices):
         if turn.sends:  # an empty list kept until the commit would cost each look for reference cycles
             outcome.sends = turn.sends
             outcome.size_bytes += turn.sent_bytes
-        if turn.timers:
+        if turn.timers and not turn.destroyed:
             self._timers(activation, turn.timers, outcome)
         if activation.cells is not None:
             activation.cells.keep(turn.cells or {})
@@ -187,23 +187,23 @@ class TurnEnds(TurnServices):
             self._replied[key] = None
 
     def _timers(self, activation: Activation, timers: Mapping[str, Any], outcome: Outcome) -> None:
-        outcome.agent = activation.id
-        outcome.unname = []
+        outcome.undue = []
+        added = list(outcome.due or ())
         for name, timer in timers.items():
-            outcome.unname.append(name)
-            if (key := self._due.named(activation.id, name)) is not None:
-                self._leave([key])  # it may have been handed over, and wait in the agent's queue
+            outcome.undue += self._leave(self._due.named(activation.id, DueKind.TIMER, name))
             if timer is not None:
                 key = timer_key(self._shard, activation.id, name, timer.envelope.id)
                 body = DueBody(
                     envelope=timer.envelope.pack(), every=timer.every, cron=timer.cron, stored=self._settings.wall()
                 ).encode()
-                outcome.due = [*(outcome.due or ()), DueAdd(key, timer.at, DueKind.TIMER, body, name)]
+                added.append(DueAdd(key, timer.at, DueKind.TIMER, body, name))
                 outcome.size_bytes += len(body) + 256
+                self._due.coming(activation.id, key, DueKind.TIMER, name)
+        outcome.due = added or None
 
     def _again_later(self, work: Work, envelope: Envelope, outcome: Outcome) -> None:
         """A recurring timer goes on with its next occurrence; what was missed is not made up for."""
-        if work.due not in self._due.live or not (work.every or work.cron):
+        if self._is_taken_back(work) or not (work.every or work.cron):
             return
         at = next_occurrence(envelope.not_before / 1000, work.every, work.cron, self._settings.wall())
         work.attempt = 0
@@ -213,25 +213,36 @@ class TurnEnds(TurnServices):
     def _destroy(self, activation: Activation, outcome: Outcome) -> None:
         """The agent ends, with its timers and delayed messages; what has come finds it new, parked or not."""
         outcome.cell(activation.key, Cell(activation.definition.state_version, None))
-        outcome.undue = self.due_keys(activation.id)
-        self._leave(outcome.undue)
+        outcome.undue = self.end_later(activation.id)
         activation.data = None
-        self.residents.roll_back(activation)
+        try:
+            self.residents.roll_back(activation)
+        except Exception as problem:  # its own `__init__`: it is made again before the next turn
+            log.debug("agent not made again", exc_info=problem, extra={"agent": str(activation.id)})
 
     def key_of(self, agent: AgentId) -> str:
         """Table key of the agent's state."""
         return cell_key(self._shard, agent, STATE_CELL)
 
-    def _leave(self, keys: Iterable[str]) -> None:
-        """No turn of these starts any more, although they are in the journal until the next commit."""
+    def _leave(self, keys: Sequence[str]) -> Sequence[str]:
+        """Return the keys. No turn of these starts any more, although they are live until the next commit: they may
+        have been handed over, and wait in their agent's queue."""
         self._leaving.update(keys)
         if len(self._leaving) >= self._sweep_leaving_at:
-            self._leaving = {key for key in self._leaving if key in self._due.live}
+            self._leaving = {key for key in self._leaving if self._due.has(key)}
             self._sweep_leaving_at = max(SWEEP_LEAVING, 2 * len(self._leaving))
+        return keys
 
-    def due_keys(self, agent: AgentId) -> list[str]:
-        """Return the keys of an agent's timers and delayed messages; one that is tried again is none any more."""
-        return self._due.later(agent)
+    def _is_taken_back(self, work: Work) -> bool:
+        """Whether its record is gone, or goes with an outcome that is not committed yet."""
+        return bool(work.due) and (work.due in self._leaving or work.due not in self._due.live)
+
+    def end_later(self, agent: AgentId) -> list[str]:
+        """Return the keys of an agent's timers and delayed messages, of which no turn starts any more; one that is
+        tried again is none any more."""
+        keys = self._due.later(agent)
+        self._leave(keys)
+        return keys
 
     def _hold_others(self, turn: Turn, spill: asyncio.Task[None]) -> None:
         """Count what is being stored, but only for a while: an object store that is missing holds up one agent."""
@@ -431,6 +442,8 @@ class TurnEnds(TurnServices):
         """What waits for the agent becomes dead letters, its cells stay as they are."""
         self.residents.park(activation, error)
         for work in (*activation.normal, *(activation.urgent or ())):
+            if self._is_taken_back(work):
+                continue
             work.envelope = work.envelope or Envelope(id=work.due, type="", body=b"", target=activation.id)
             self._end(work, error, 0.0, turn if turn is not None and turn.work is work else None)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from typing import Final
 
 from starling.core import limits
@@ -73,6 +72,7 @@ class Turns(DirectTurns):
             name=envelope.id,
             lane=work.lane,
         )
+        self._due.coming(envelope.target, outcome.moves_to.key, DueKind.DELAYED, envelope.id)
         self._finish(outcome)
 
     def _take_back(self, work: Work, envelope: Envelope) -> None:
@@ -81,10 +81,8 @@ class Turns(DirectTurns):
         activation = self._agents.get(envelope.target)
         if activation is not None:
             for queue in (activation.normal, activation.urgent or []):
-                waiting = list(islice(queue, 1 if activation.state is RUNNING else 0, None))
-                for other in waiting:
-                    if other.envelope is not None and other.envelope.id == message_id and self._is_delayed(other):
-                        queue.remove(other)
+                for other in [work for work in queue if self._is_delayed(work, message_id)]:
+                    queue.remove(other)
         outcome = Outcome(work)
         outcome.agent, outcome.unname = envelope.target, [message_id]
         self._finish(outcome)
@@ -145,10 +143,12 @@ class Turns(DirectTurns):
                     if work.envelope is not None and work.envelope.reply and work.envelope.id in given_up:
                         work.cancelled = True
 
-    def _is_delayed(self, work: Work) -> bool:
-        """Whether a delayed message has not had its first turn; a retry or a parked message has come to stay."""
+    def _is_delayed(self, work: Work, message_id: str) -> bool:
+        """Whether this is a delayed message of that id not begun; a retry or a parked one has come to stay."""
+        if work.started or work.envelope is None or work.envelope.id != message_id:
+            return False
         due = self._due.live.get(work.due)
-        return due is not None and due.kind is DueKind.DELAYED and not work.attempt
+        return due is not None and due.kind is DueKind.DELAYED
 
     def park(self, inlet: Inlet, up_to: int) -> int:
         """Let what is not finished up to a position of an inlet wait as due records; return how many.

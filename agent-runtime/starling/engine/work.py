@@ -171,7 +171,7 @@ class Outcome:
         self.moves_to: DueAdd | None = None
         """Where the work waits from now on, instead of its end."""
         self.agent: AgentId | None = None
-        """Whose timers and delayed messages `unname` speaks of."""
+        """Whose delayed messages `unname` speaks of."""
         self.cells: dict[str, Cell] | None = None
         self.state: bytes | None = None
         """The state that it commits, whole; None when it changes none."""
@@ -182,7 +182,7 @@ class Outcome:
         self.undue: list[str] | None = None
         """Keys of due records that end."""
         self.unname: list[str] | None = None
-        """Names of timers and delayed messages of `agent` that end."""
+        """Ids of delayed messages of `agent` that are taken back."""
         self.future: asyncio.Future[None] | None = None
         """Ends when the commit is stored."""
         self.after: Callable[[], None] | None = None

@@ -109,23 +109,55 @@ def test_timers_and_delayed_messages_are_found_by_their_agent_and_their_name() -
     index = DueIndex()
     first, second = (timer_key(SHARD, AGENT, "daily", unique) for unique in ("1", "2"))
     index.add(first, 5, DueKind.TIMER, name="daily")
-    assert index.named(AGENT, "daily") == first
+    assert index.named(AGENT, DueKind.TIMER, "daily") == (first,)
     index.add(second, 9, DueKind.TIMER, name="daily")
     assert index.later(AGENT) == [first, second]
     index.remove(first)
-    assert index.named(AGENT, "daily") == second
+    assert index.named(AGENT, DueKind.TIMER, "daily") == (second,)
     assert index.later(AGENT) == [second]
     assert index.later(AgentId(AGENT.type, "another")) == []
     index.remove(second)
-    assert index.named(AGENT, "daily") is None
+    assert index.named(AGENT, DueKind.TIMER, "daily") == ()
     assert index.later(AGENT) == []
+
+
+def test_delayed_messages_of_one_id_are_found_together_and_apart_from_a_timer_of_that_name() -> None:
+    index = DueIndex()
+    timer = timer_key(SHARD, AGENT, "same", "1")
+    first, second = (due_key(SHARD, AGENT, Place(position, 0)) for position in (1, 2))
+    for key in (first, second):
+        index.add(key, 5, DueKind.DELAYED, name="same")
+    index.add(timer, 5, DueKind.TIMER, name="same")
+    assert index.named(AGENT, DueKind.DELAYED, "same") == (first, second)
+    assert index.named(AGENT, DueKind.TIMER, "same") == (timer,)
+    index.remove(first)
+    assert index.named(AGENT, DueKind.DELAYED, "same") == (second,)
+    index.remove(second)
+    assert index.named(AGENT, DueKind.DELAYED, "same") == ()
+    assert index.named(AGENT, DueKind.TIMER, "same") == (timer,)
+
+
+def test_what_no_record_has_yet_is_found_and_a_record_that_comes_later_does_not_hide_a_newer_one() -> None:
+    index = DueIndex()
+    first, second = (timer_key(SHARD, AGENT, "daily", unique) for unique in ("1", "2"))
+    index.coming(AGENT, first, DueKind.TIMER, "daily")
+    index.coming(AGENT, second, DueKind.TIMER, "daily")
+    assert index.named(AGENT, DueKind.TIMER, "daily") == (second,)
+    assert index.later(AGENT) == [first, second]
+    assert not index.live
+    assert index.has(first)
+    index.add(first, 5, DueKind.TIMER, name="daily")
+    index.remove(first)
+    assert not index.has(first)
+    assert index.named(AGENT, DueKind.TIMER, "daily") == (second,)
+    assert index.later(AGENT) == [second]
 
 
 @pytest.mark.parametrize("kind", [DueKind.RETRY, DueKind.PARKED, DueKind.PIECE])
 def test_what_waits_for_another_reason_is_not_found_as_a_timer_or_delayed_message(kind: DueKind) -> None:
     index = DueIndex()
     index.add(KEY, 5, kind, name="not looked up")
-    assert index.named(AGENT, "not looked up") is None
+    assert index.named(AGENT, kind, "not looked up") == ()
     assert index.later(AGENT) == []
 
 
@@ -134,7 +166,7 @@ def test_a_delayed_message_that_is_tried_again_can_no_longer_be_taken_back() -> 
     index.add(KEY, 5, DueKind.DELAYED, name="m")
     assert index.later(AGENT) == [KEY]
     index.add(KEY, 9, DueKind.RETRY)
-    assert index.named(AGENT, "m") is None
+    assert index.named(AGENT, DueKind.DELAYED, "m") == ()
     assert index.later(AGENT) == []
 
 
@@ -275,6 +307,5 @@ def test_after_a_crash_exactly_what_was_committed_is_live(steps: list[tuple[str,
             assert owner.index.live == owner.committed
             assert owner.index.counts[DueKind.DELAYED] == len(owner.committed)
             assert owner.index.later(AgentId("a", "k")) == sorted(owner.committed)
-            assert {owner.index.named(AgentId("a", "k"), due.name) for due in owner.committed.values()} == set(
-                owner.committed
-            )
+            for due in owner.committed.values():
+                assert owner.index.named(AgentId("a", "k"), DueKind.DELAYED, due.name) == (due.key,)

@@ -80,6 +80,9 @@ class Planner(Agent[DueState], type="due_planner"):
         elif what == "destroy":
             await Planner.gate.wait()
             ctx.destroy()
+        elif what == "end":
+            ctx.set_timer("t", DueNote(order.text), delay=order.seconds)
+            ctx.destroy()
         elif what == "fan":
             for number in range(int(order.seconds)):
                 ctx.send(AgentId("due_planner", f"{order.text}{number % 50}"), DueNote(f"{number}"))
@@ -271,6 +274,102 @@ async def test_a_timer_that_waits_behind_the_turn_that_takes_it_back_does_not_fi
         await mesh.advance(120)
         await mesh.idle()
         assert await notes(mesh) == left
+
+
+@pytest.mark.parametrize(
+    ("turns", "left"),
+    [
+        (["every old", "destroy"], []),
+        (["later old", "destroy"], []),
+        (["end old"], []),
+        (["every old", "stop"], []),
+        (["every old", "timer newer", "every newest", "stop"], []),
+        (["timer old", "every newer", "timer newest"], ["newest"]),
+        (["stop", "timer newest"], ["newest"]),
+        (["every old", "destroy", "timer newest"], ["newest"]),
+    ],
+    ids=" then ".join,
+)
+@pytest.mark.parametrize("crashes", [False, True], ids=["same owner", "next owner"])
+async def test_turns_that_no_commit_separates_leave_what_the_last_of_them_says(
+    turns: list[str], left: list[str], crashes: bool
+) -> None:
+    async with planners() as mesh:
+        await mesh.send(A, DueNote("loads it"))
+        await mesh.idle()
+        (owned,) = (shard for shard in shards(mesh) if shard._turns.residents.agents)
+        async with owned._committer.no_record():
+            for turn in turns:
+                what, _, text = turn.partition(" ")
+                if what == "later":
+                    await mesh.send(A, DueNote(text), delay=5.0)
+                else:
+                    await mesh.send(A, DueDo(what, text, 5.0))
+            async with asyncio.timeout(10):
+                while len(owned._turns.outcomes) < len(turns):
+                    await asyncio.sleep(0)
+        await mesh.idle()
+        if crashes:
+            await mesh.crash()
+        await mesh.advance(7)
+        await mesh.idle()
+        assert [note for note in await notes(mesh) if note != "loads it"] == left
+
+
+async def test_a_timer_taken_back_before_its_record_does_not_fire_after_it_either() -> None:
+    async with planners() as mesh:
+        await mesh.send(A, DueNote("loads it"))
+        await mesh.idle()
+        (owned,) = (shard for shard in shards(mesh) if shard._turns.residents.agents)
+        async with owned._committer.no_record():
+            await mesh.send(A, DueDo("timer", "old", 1.0))
+            await mesh.send(A, DueDo("stop"))
+            async with asyncio.timeout(10):
+                while len(owned._turns.outcomes) < 2:
+                    await asyncio.sleep(0)
+            stop = owned._turns.outcomes.pop()  # as if the first record were full: this one's comes later
+        async with asyncio.timeout(10):
+            while not owned._agenda._heap:
+                await asyncio.sleep(0)
+            await mesh.advance(2)
+            while owned._agenda._heap or in_memory(mesh)[str(A)].state is not State.IDLE:
+                await asyncio.sleep(0)
+        owned._turns.outcomes.append(stop)
+        owned._committer.begin()
+        await mesh.idle()
+        assert await notes(mesh) == ["loads it"]
+
+
+async def test_a_timer_and_a_delayed_message_of_one_name_do_not_touch_each_other() -> None:
+    async with planners() as mesh:
+        await mesh.send(A, DueNote("delayed"), id="t", delay=5.0)
+        await mesh.send(A, DueDo("timer", "replaced", 5.0))
+        await mesh.send(A, DueDo("timer", "timer", 5.0))
+        await mesh.idle()
+        await mesh.crash()
+        await mesh.advance(6)
+        await mesh.idle()
+        assert sorted(await notes(mesh)) == ["delayed", "timer"]
+
+
+@pytest.mark.parametrize("crashes", [False, True], ids=["same owner", "next owner"])
+async def test_all_delayed_messages_of_one_id_are_taken_back_together(crashes: bool) -> None:
+    async with planners(shards=1) as mesh:
+        await mesh.send(A, DueDo("delay", "chosen", 50.0))
+        await mesh.idle()
+        (owned,) = (shard for shard in shards(mesh) if shard._turns.residents.agents)
+        (own,) = owned._due.live.values()
+        await mesh.send(A, DueNote("the same id by chance"), id=own.name, delay=50.0)
+        await mesh.idle()
+        assert [due.name for due in owned._due.live.values()] == [own.name] * 2
+        await mesh.send(A, DueDo("cancel"))
+        await mesh.idle()
+        assert not owned._due.live
+        if crashes:
+            await mesh.crash()
+        await mesh.advance(60)
+        await mesh.idle()
+        assert await notes(mesh) == []
 
 
 async def _running(mesh: starling.testing.TestMesh) -> Activation:

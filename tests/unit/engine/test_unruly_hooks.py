@@ -67,6 +67,10 @@ class Break: ...
 
 
 @dataclass
+class End: ...
+
+
+@dataclass
 class Ask:
     where: str = ""
 
@@ -84,6 +88,10 @@ class Fussy(Agent[Count], idle=60.0):
     async def add(self, message: Add) -> int:
         self.state.n += message.n
         return self.state.n
+
+    @event
+    async def end(self, message: End, ctx: Context) -> None:
+        ctx.destroy()
 
     @event
     async def fail(self, message: Break) -> None:
@@ -160,6 +168,19 @@ async def test_an_init_that_raises_no_exception_is_a_failed_attempt_even_after_a
             assert await mesh.agent(Fussy, key).add(Add()) == 4
         assert same_owner(mesh)
         assert [letter.reason for letter in await mesh.dead_letters()] == ["ValueError"] * 2
+
+
+@pytest.mark.parametrize("kind", KINDS[:-1])
+async def test_an_init_that_raises_where_an_agent_ends_itself_holds_up_nobody(kind: str) -> None:
+    async with testing.mesh(Fussy, shards=1, retry=ONCE_MORE) as mesh:
+        assert await mesh.agent(Fussy, "a").add(Add(3)) == 3
+        TROUBLE["init"] = kind  # raised where it is made anew
+        await mesh.send(starling.AgentId("fussy", "a"), End())
+        await mesh.idle()
+        assert "init" not in TROUBLE
+        assert await mesh.agent(Fussy, "a").add(Add()) == 1
+        assert same_owner(mesh)
+        assert not await mesh.dead_letters()
 
 
 @pytest.mark.parametrize("kind", KINDS)
