@@ -1,6 +1,6 @@
 """Long-lived, keyed agents as durable actors: the names that agent authors use."""
 
-from starling import errors
+from starling import errors, testing
 from starling.agent import Agent
 from starling.client import Mesh, connect
 from starling.context import Context
@@ -47,5 +47,6 @@ __all__ = [
     "query",
     "register_codec",
     "rpc",
+    "testing",
     "trace_event",
 ]

@@ -237,7 +237,8 @@ def _problems(name: str, error: ValidationError) -> str:
     """One clause a field, without the values: they may be secret."""
     found = error.errors(include_url=False, include_context=False)
     clauses = [
-        f"{'.'.join((name, *map(str, one['loc'])))}: {one['msg']}, not {type(one['input']).__name__}"
+        f"{'.'.join((name, *map(str, one['loc'])))}: "
+        + ("is missing" if one["type"] == "missing" else f"{one['msg']}, not {type(one['input']).__name__}")
         for one in found[:_MAX_PROBLEMS]
     ]
     return "; ".join(clauses)

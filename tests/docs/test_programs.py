@@ -139,14 +139,13 @@ def test_the_guides_agents_pass_the_guides_tests(tmp_path: Path) -> None:
 
 AIRPORTS = """
 import asyncio
+import starling
 from airports import Airport, Ask, Movement
-from starling import AgentId, Topic
-from starling.testing import mesh
 
 async def main():
-    async with mesh(Airport, subscriptions={"airport.movement": Airport}) as tests:
+    async with starling.testing.mesh(Airport, subscriptions={"airport.movement": Airport}) as tests:
         for carrier in ("UA", "UA", "AA"):
-            await tests.publish(Topic("airport.movement")("EWR"), Movement(carrier))
+            await tests.publish(starling.Topic("airport.movement")("EWR"), Movement(carrier))
         print(await tests.agent(Airport, "EWR").report(Ask()))
 
 asyncio.run(main())

@@ -54,7 +54,7 @@ def export_agents(
                 try:
                     out = file.open("x", encoding="utf-8")
                 except OSError as error:
-                    raise SpecError("file", f"cannot write {file}: {error.strerror}") from error
+                    raise SpecError("file", f"cannot write {file}: {error.strerror}; give another name") from error
                 with out:
                     saved = await export(store, mesh, routes, wanted, out, now=now)
         if str(file) != "-":

@@ -307,7 +307,7 @@ async def test_an_export_does_not_overwrite_and_unknown_agents_are_refused(
     await _pay(account_mesh, {"anna": 5})
     assert (await account_mesh.starling("export", str(file))).code == 0
     twice = await account_mesh.starling("export", str(file))
-    assert (twice.code, twice.err) == (2, f"starling: file: cannot write {file}: File exists\n")
+    assert (twice.code, twice.err) == (2, f"starling: file: cannot write {file}: File exists; give another name\n")
     piped = await account_mesh.starling("export", "-")
     assert piped.out.splitlines()[1] == file.read_text().splitlines()[1]
     other = await account_mesh.starling("export", str(tmp_path / "x"), "--type", "other")

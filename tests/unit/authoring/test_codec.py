@@ -214,6 +214,11 @@ def test_a_wrong_field_is_refused_at_the_sender_by_its_name(wrong: Flight, named
     assert named in str(refused.value)
 
 
+def test_a_field_that_is_missing_is_said_to_be_missing() -> None:
+    with pytest.raises(DecodeError, match=r"^Flight\.number: is missing; Flight\.miles: is missing$"):
+        registry.decode("Flight", b"{}")
+
+
 def test_a_refusal_does_not_show_the_value() -> None:
     with pytest.raises(DecodeError) as refused:
         registry.encode(Flight("a", "secret"))  # type: ignore[arg-type]
