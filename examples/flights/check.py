@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Final, TypeVar
 
 from starling import Mesh, connect
-from starling.errors import CallTimeout, RetryLater
+from starling.errors import CallTimeout, MeshError, RetryLater
 
 from examples.flights.expected import Comparison, Expected, Fields, compare, expected
 from examples.flights.flights import Aircraft, AircraftState, Airport, AirportState, Ask
@@ -119,7 +119,10 @@ async def check(nats: str, mesh: str, every: int) -> Comparison:
 def main() -> int:
     """Return the exit code: 1 when a state is not what it should be."""
     given = arguments("Compare every aircraft and airport with the file.").parse_args()
-    comparison = asyncio.run(check(given.nats, given.mesh, given.every))
+    try:
+        comparison = asyncio.run(check(given.nats, given.mesh, given.every))
+    except MeshError as error:
+        sys.exit(f"check: {error}")
     for line in comparison.differences[:SHOWN]:
         print(line)
     print(comparison)

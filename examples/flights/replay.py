@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from starling import Mesh, TopicId, connect
-from starling.errors import SpecError
+from starling.errors import MeshError, SpecError
 from starling.loops import run
 
 from examples.flights.flights import DEPARTED, Departed
@@ -194,6 +194,14 @@ def arguments(text: str) -> argparse.ArgumentParser:
     return parser
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Replay by the command line's options; a mesh that is not there ends it in one line."""
     given = arguments("Replay the flights of 2013.").parse_args()
-    run(replay(given.nats, given.mesh, given.every))
+    try:
+        run(replay(given.nats, given.mesh, given.every))
+    except MeshError as error:
+        sys.exit(f"replay: {error}")
+
+
+if __name__ == "__main__":
+    main()

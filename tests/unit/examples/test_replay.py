@@ -81,3 +81,23 @@ def test_the_packages_own_code_and_pandas_are_not_loaded() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=root, timeout=60, check=False, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
     assert data_file().name == "flights.csv.zip"
+
+
+@pytest.mark.parametrize("program", ["replay", "check"])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--nats", "nats://127.0.0.1:1"], "no NATS server at nats://127.0.0.1:1"),
+        (["--every", "0"], "every: is 0; give"),
+    ],
+    ids=["no server", "no share"],
+)
+def test_what_a_program_of_the_example_cannot_do_is_said_in_one_line(
+    program: str, options: list[str], says: str
+) -> None:
+    command = [sys.executable, "-m", f"examples.flights.{program}", *options]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, cwd=root, timeout=60, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"{program}: {says}")
+    assert done.stderr.count("\n") == 1
