@@ -12,6 +12,8 @@ from starling_operator.plan.waking import awake, wakes
 
 BUSY_SHARE: Final = 0.5
 """Busy seconds per second of each pod that stays, up to which others may leave."""
+IDLE_SHARE: Final = 0.1
+"""Busy seconds per second of a whole pool, up to which it counts as idle and may sleep while nothing waits."""
 BLINK: Final = 15.0
 """Seconds without a look or a measurement that do not end a quiet time."""
 PROVEN: Final = 30.0
@@ -100,12 +102,12 @@ def _by_lag(loads: ShardLoads, target: float) -> int:
 
 
 def _by_work(loads: ShardLoads) -> int:
-    """Return the pods that leave room beside the work as it is; 0 when one has: an idle pool may have none.
+    """Return the pods that leave room beside the work as it is; 0 for a pool that is idle: it may have none.
 
     While pods keep up nothing waits, however busy they are: what waits does not say that fewer are enough.
     """
-    pods = math.ceil(sum(loads.busy.values()) / BUSY_SHARE)
-    return pods if pods > 1 else 0
+    busy = sum(loads.busy.values())
+    return math.ceil(busy / BUSY_SHARE) if busy > IDLE_SHARE else 0
 
 
 def _unpaused(wish: PoolWish, asked: int | None, wanted: int) -> int:

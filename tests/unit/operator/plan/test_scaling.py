@@ -112,9 +112,10 @@ def test_pods_leave_only_those_that_have_room_for_their_work(busy: float, asked:
     assert desired(policy, lagging(0, asked, busy=busy), quiet(1, 1, 1)) == pods
 
 
-def test_the_last_pod_of_a_pool_that_may_sleep_goes_by_what_waits_alone() -> None:
+@pytest.mark.parametrize(("busy", "pods"), [(0.0, 0), (0.1, 0), (0.12, 1), (0.3, 1)])
+def test_the_last_pod_of_a_pool_that_may_sleep_goes_when_there_is_next_to_no_work(busy: float, pods: int) -> None:
     policy = wish(2, scaling=replace(SCALING, minimum=0))
-    assert desired(policy, lagging(0, 1, busy=0.02), quiet(0, 0, 0)) == 0
+    assert desired(policy, lagging(0, 1, busy=busy), quiet(0, 0, 0)) == pods
 
 
 # The demo's aircraft pool with 3 pods under one steady load, once a second: messages that wait, busy seconds a second.
