@@ -344,6 +344,11 @@ class DueIndex:
 _LATER: Final = (DueKind.DELAYED, DueKind.TIMER)
 
 
+def row_bytes(key: str) -> int:
+    """Return what a record has of a due record beside its body: its row, and the key of its cell."""
+    return 2 * _size(key)
+
+
 def _size(key: str) -> int:
     return len(key) + 32
 

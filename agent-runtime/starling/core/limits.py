@@ -28,6 +28,8 @@ MAX_HEADERS: Final = 16 * KIB
 MAX_TURN_TARGETS: Final = 1000
 """Messages of one turn; more go out in pieces."""
 MAX_TURN_BYTES: Final = 64 * MIB
+MAX_RECORD: Final = 900 * KIB
+"""What one turn may leave for its record: a server takes 1 MiB, and the record says more than that."""
 PIECE_BYTES: Final = 128 * KIB
 KNOWN_CELLS: Final = 4096
 """Cells of a shard whose place in the table is kept in mind, beside those on their way there."""

@@ -24,7 +24,6 @@ from starling.ports.store import Store
 log = logging.getLogger(__name__)
 
 _PAUSE: Final = 0.002
-MAX_RECORD: Final = 900 * limits.KIB
 """NATS refuses messages over 1 MiB."""
 
 
@@ -111,8 +110,8 @@ def _cut(groups: Sequence[Mapping[str, Cell]]) -> list[dict[str, Cell]]:
             room = limits.MAX_COMMIT
         for key, cell in group.items():
             one = _size(key, cell)
-            if one > MAX_RECORD:
-                raise TooLarge(f"cell {key} has {one} bytes, at most {MAX_RECORD} fit into a record")
+            if one > limits.MAX_RECORD:
+                raise TooLarge(f"cell {key} has {one} bytes, at most {limits.MAX_RECORD} fit into a record")
             if one > room and records[-1]:
                 records.append({})
                 room = limits.MAX_COMMIT

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypedDict
 
 from starling.core import limits
-from starling.core.due import Due, DueIndex, DueKind
+from starling.core.due import Due, DueIndex, DueKind, row_bytes
 from starling.core.envelope import frame_body
 from starling.core.ids import Epoch, ShardId
 from starling.core.names import Inlet
@@ -33,9 +33,10 @@ class _Positions(TypedDict):
 
 
 class Batch:
-    """What one record is to hold. ended: whether a message is done with, so that its takes were not barren."""
+    """What one record is to hold. ended: whether a message is done with, so that its takes were not barren; due_bytes:
+    of due records, beside the sizes of the outcomes."""
 
-    __slots__ = ("added", "cells", "ended", "frames", "outcomes", "removed", "replies", "size_bytes")
+    __slots__ = ("added", "cells", "due_bytes", "ended", "frames", "outcomes", "removed", "replies", "size_bytes")
 
     def __init__(self) -> None:
         self.outcomes: list[Outcome] = []
@@ -46,6 +47,7 @@ class Batch:
         self.removed: list[tuple[str, str]] = []
         self.ended = False
         self.size_bytes = 0
+        self.due_bytes = 0
 
 
 class Records:
@@ -150,7 +152,8 @@ class Records:
         dead: list[tuple[str, bytes]] = []
         turns = self._turns
         while waiting := turns.outcomes or turns.lazy:
-            if batch.size_bytes and batch.size_bytes + waiting[0].size_bytes > limits.MAX_COMMIT:
+            size_bytes = batch.size_bytes + batch.due_bytes
+            if size_bytes and size_bytes + waiting[0].size_bytes > limits.MAX_COMMIT:
                 break
             outcome = waiting.popleft()
             batch.size_bytes += outcome.size_bytes
@@ -198,6 +201,7 @@ class Records:
     def _add_due(self, due: DueAdd, batch: Batch) -> None:
         row, moved = self._due.add(due.key, due.at, due.kind, name=due.name, lane=due.lane.value)
         batch.added[due.key] = row
+        batch.due_bytes += row_bytes(due.key)
         if moved is not None:
             batch.removed.append(moved)
         if due.body is not None:
@@ -208,6 +212,7 @@ class Records:
         if removed is None:
             return
         batch.added.pop(key, None)
+        batch.due_bytes += row_bytes(key)
         batch.removed.append(removed)
         batch.cells[key] = Cell(0, None)
 

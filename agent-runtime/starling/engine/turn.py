@@ -247,8 +247,12 @@ class Turn:
     @property
     def is_large(self) -> bool:
         """Whether what it sends goes out in pieces."""
-        in_place = self.sent_bytes - sum(map(len, self.large.values())) if self.large else self.sent_bytes
-        return in_place > limits.MAX_BODY or len(self.sends) > limits.MAX_TURN_TARGETS
+        return self.in_place_bytes > limits.MAX_BODY or len(self.sends) > limits.MAX_TURN_TARGETS
+
+    @property
+    def in_place_bytes(self) -> int:
+        """What it sends without bodies that go to the object store; `large` holds answers and cells, too."""
+        return sum(len(packed) for _, packed in self.sends) if self.large else self.sent_bytes
 
     # -- timers
 

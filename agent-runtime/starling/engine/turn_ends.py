@@ -11,7 +11,7 @@ from typing import Any, Final
 from starling import log_context
 from starling.context import Context
 from starling.core import limits
-from starling.core.due import DueBody, DueKind, due_key, piece_key, reply_key, timer_key
+from starling.core.due import DueBody, DueKind, due_key, piece_key, reply_key, row_bytes, timer_key
 from starling.core.envelope import Envelope
 from starling.core.error_record import ErrorRecord
 from starling.core.ids import AgentId
@@ -67,13 +67,13 @@ class TurnEnds(TurnServices):
             if envelope.reply:
                 type_name, body = handler.encode_result(result)
                 answer = self._packed(turn, envelope, Reply(envelope.id, str(activation.id), body, type=type_name))
-            self._leaves(activation, turn, outcome)
+            self._leaves(activation, turn, outcome, len(answer))
         except Exception as error:
             self._failed(activation, turn, error, started)
             return
         self._ended_well(activation, turn, outcome, answer, started)
 
-    def _leaves(self, activation: Activation, turn: Turn, outcome: Outcome) -> None:
+    def _leaves(self, activation: Activation, turn: Turn, outcome: Outcome, answer_bytes: int = 0) -> None:
         """What a turn leaves for its commit beside its answer; it may still fail. Raises what makes it fail."""
         if turn.sends and self.too_far_ahead:
             raise MailboxFull("what this shard has sent and not delivered is over its limit")
@@ -82,6 +82,26 @@ class TurnEnds(TurnServices):
         if turn.cells:
             for name, cell in turn.cells.items():
                 self._cell(turn, outcome, cell_key(self._shard, activation.id, name), cell)
+        size_bytes = outcome.size_bytes + answer_bytes + turn.sent_bytes
+        if size_bytes > limits.MAX_BODY or turn.timers or turn.destroyed:
+            self._check_fits(activation, turn, outcome, answer_bytes)
+
+    def _check_fits(self, activation: Activation, turn: Turn, outcome: Outcome, answer_bytes: int) -> None:
+        """Raises TooLarge for what no record holds: sent all the same, it would end the shard with each attempt."""
+        envelope = turn.work.envelope
+        assert envelope is not None
+        size_bytes = outcome.size_bytes + answer_bytes * (2 if envelope.repeatable else 1)
+        size_bytes += 0 if turn.is_large else turn.in_place_bytes
+        for name, timer in (turn.timers or {}).items():
+            size_bytes += 2 * len(activation.key) + 6 * len(name) + 256
+            size_bytes += 0 if timer is None else len(timer.envelope.body) + len(activation.key) + 256
+        if turn.destroyed:
+            size_bytes += sum(row_bytes(key) for key in self._due.later(activation.id))
+        if size_bytes > limits.MAX_RECORD:
+            raise TooLarge(
+                f"one turn leaves {size_bytes} bytes of cells, timers, messages and answer together, at most "
+                f"{limits.MAX_RECORD}; do less in a turn"
+            )
 
     def _ended_well(
         self,

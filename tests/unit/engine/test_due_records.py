@@ -83,6 +83,11 @@ class Planner(Agent[DueState], type="due_planner"):
         elif what == "end":
             ctx.set_timer("t", DueNote(order.text), delay=order.seconds)
             ctx.destroy()
+        elif what == "many":
+            for number in range(int(order.seconds)):
+                ctx.set_timer(f"{order.text} {number}", DueDo("nothing", f"{order.text} {number}"), delay=50.0)
+        elif what == "nothing":
+            pass
         elif what == "fan":
             for number in range(int(order.seconds)):
                 ctx.send(AgentId("due_planner", f"{order.text}{number % 50}"), DueNote(f"{number}"))
@@ -370,6 +375,47 @@ async def test_all_delayed_messages_of_one_id_are_taken_back_together(crashes: b
         await mesh.advance(60)
         await mesh.idle()
         assert await notes(mesh) == []
+
+
+LONG_KEY = AgentId("due_planner", "\N{SNOWMAN}" * 80)
+"""Each letter of its key is nine in a table key."""
+
+
+async def test_timers_that_fire_while_no_record_is_stored_go_into_as_many_records_as_they_need() -> None:
+    async with planners(shards=1) as mesh:
+        for part in range(12):
+            await mesh.send(LONG_KEY, DueDo("many", f"{part}", 100))
+        await mesh.idle()
+        (owned,) = (shard for shard in shards(mesh) if shard._turns.residents.agents)
+        assert len(owned._due.live) == 1200
+        async with owned._committer.no_record():
+            await mesh.advance(60)
+            async with asyncio.timeout(20):
+                while len(owned._turns.outcomes) < 1200:
+                    await asyncio.sleep(0.001)
+        await mesh.idle()
+        fired = [text for text, _ in Planner.attempts if " " in text]
+        assert sorted(fired) == sorted(f"{part} {number}" for part in range(12) for number in range(100))
+        assert owned in list(shards(mesh))  # it was not dropped for a record that no server takes
+
+
+async def test_a_turn_that_leaves_more_than_a_record_holds_fails_and_its_shard_goes_on() -> None:
+    async with planners(shards=1) as mesh:
+        for part in range(8):
+            await mesh.send(LONG_KEY, DueDo("many", f"{part}", 100))
+        await mesh.idle()
+        (owned,) = (shard for shard in shards(mesh) if shard._turns.residents.agents)
+        await mesh.send(A, DueDo("many", "x", 5000))
+        await mesh.send(LONG_KEY, DueDo("destroy"))
+        await mesh.idle()
+        letters = await mesh.dead_letters()
+        assert [letter.reason for letter in letters] == ["TooLarge"] * 2
+        assert all("do less in a turn" in letter.text for letter in letters)
+        await mesh.send(A, DueNote("goes on"))
+        await mesh.idle()
+        assert await notes(mesh) == ["goes on"]
+        assert len(owned._due.live) == 800
+        assert owned in list(shards(mesh))
 
 
 async def _running(mesh: starling.testing.TestMesh) -> Activation:

@@ -56,6 +56,10 @@ class Camera(Agent[Album]):
         elif message.then == "forward":
             ctx.send(AgentId("camera", "second"), Image(message.pixels))
             ctx.send(AgentId("camera", "second"), Image("after"))
+        elif message.then == "keep, and many parts":
+            self.state.kept = message.pixels
+            for start in range(0, 2_000_000, 200_000):
+                ctx.send(AgentId("camera", "second"), Image(message.pixels[start : start + 200_000]))
         elif message.then == "publish":
             ctx.publish(SEEN("x"), Image(message.pixels))
         elif message.then == "fail":
@@ -122,6 +126,17 @@ async def test_a_turn_sends_a_large_body_and_order_holds() -> None:
         assert (state.pages, state.last) == (2, seen("after"))
         assert await largest(mesh) < MIB
         await none_left(mesh)
+
+
+async def test_many_messages_beside_a_large_state_go_out_in_pieces_and_in_no_record_of_their_turn() -> None:
+    async with testing.mesh(Camera, shards=4, retry=RetryPolicy(attempts=1)) as mesh:
+        await mesh.send(AgentId("camera", "first"), Image(IMAGE, "keep, and many parts"))
+        await mesh.idle()
+        assert not await mesh.dead_letters()
+        assert (await mesh.state(Camera, "first")).kept == IMAGE
+        state = await mesh.state(Camera, "second")
+        assert (state.pages, state.last) == (10, seen(IMAGE[1_800_000:2_000_000]))
+        assert await largest(mesh) < MIB
 
 
 async def test_everyone_who_hears_a_topic_gets_a_large_body_once_it_is_in_each_pool() -> None:
