@@ -21,7 +21,7 @@ from starling.core.retry import RetryPolicy
 from starling.engine.activation import Activation, State
 from starling.engine.agenda import SWEEP
 from starling.engine.schedule import SWEEP_LEAVING
-from starling.errors import SpecError
+from starling.errors import SpecError, StateUnreadable
 
 from tests.unit.engine.meshes import in_memory, shards
 
@@ -343,6 +343,30 @@ async def test_a_timer_taken_back_before_its_record_does_not_fire_after_it_eithe
         owned._committer.begin()
         await mesh.idle()
         assert await notes(mesh) == ["loads it"]
+
+
+async def test_a_timer_that_was_taken_back_is_no_dead_letter_of_the_agent_that_is_parked_next() -> None:
+    async with planners() as mesh:
+        await mesh.send(A, DueDo("every", "old", 5.0))
+        await mesh.idle()
+        Planner.gate.clear()
+        await mesh.send(A, DueDo("stop"))
+        activation = await _running(mesh)
+        await mesh.advance(6)
+        (owned,) = (shard for shard in shards(mesh) if A in shard._turns.residents.agents)
+        async with asyncio.timeout(10):
+            while len(activation.normal) < 2:
+                await asyncio.sleep(0)
+            async with owned._committer.no_record():
+                owned._turns.hold()
+                Planner.gate.set()
+                while len(activation.normal) > 1:
+                    await asyncio.sleep(0)
+                owned._turns._park(activation, StateUnreadable("does not load"))
+                owned._turns.go_on()
+        await mesh.idle()
+        assert not await mesh.dead_letters()
+        assert not owned._due.live
 
 
 async def test_a_timer_and_a_delayed_message_of_one_name_do_not_touch_each_other() -> None:
