@@ -36,6 +36,9 @@ class AgentId:
         check_agent_type(self.type)
         check_key(self.key)
 
+    def __hash__(self) -> int:
+        return hash(self.key)  # that of both is made of a tuple each time, twice for every message
+
     def __str__(self) -> str:
         return f"{self.type}/{self.key}"
 

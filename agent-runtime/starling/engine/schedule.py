@@ -230,6 +230,5 @@ class Schedule:
         if not started:
             return 0.0
         seconds = self._settings.timer() - started
-        spent = self._stats.turn_seconds
-        spent[agent_type] = spent.get(agent_type, 0.0) + seconds
+        self._stats.turn_seconds[agent_type] += seconds
         return seconds

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -75,7 +75,7 @@ class ShardStats:
 
     turns: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By agent type and result: ok, retry, dead, cancelled."""
-    turn_seconds: dict[str, float] = field(default_factory=dict)
+    turn_seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     busy_seconds: float = 0.0
     commits: int = 0
     commit_seconds: float = 0.0

@@ -173,7 +173,7 @@ class TurnStarts(TurnEnds):
         activation.started(work)
         activation.used = now
         envelope = work.envelope
-        if work.cancelled or self._is_taken_back(work):
+        if work.cancelled or (work.due and self._is_taken_back(work)):
             self._skip(activation, work)
             return
         if envelope.repeatable and (key := reply_key(self._shard, envelope.id)) in self._replied:
