@@ -44,9 +44,9 @@ async def cold(bench: Bench) -> None:
 
 
 async def bodies(bench: Bench) -> None:
-    """Calls with bodies of 1 KB and 64 KB."""
+    """Calls with bodies of 1 KB and 64 KB, and of 5 MB, which go by reference."""
     async with bench.mesh() as mesh:
-        for size_bytes, name in ((1_000, "1 KB"), (64_000, "64 KB")):
+        for size_bytes, name in ((1_000, "1 KB"), (64_000, "64 KB"), (5_000_000, "5 MB")):
             await bench.compare(
                 f"Durable calls with bodies of {name}, 4 in flight",
                 {OURS: loading(mesh.load, "bodies", size_bytes=size_bytes, seconds=bench.seconds)},
