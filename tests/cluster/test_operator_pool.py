@@ -157,7 +157,7 @@ def test_a_subscription_that_leads_nowhere_says_why(mesh: Operated, wrong: dict[
     mesh.apply(code(), pool(replicas=1), subscription(**wrong))
     mesh.until(f"it says {reason}", lambda: mesh.condition("Ready", "AgentSubscription", "clicks")[1] == reason)
     assert asyncio.run(routes(mesh)).subscriptions == ()
-    assert any(line.startswith(f"Warning {reason}") for line in mesh.events())
+    mesh.until("an event says so", lambda: any(line.startswith(f"Warning {reason}") for line in mesh.events()))
 
 
 def test_a_second_pool_for_an_agent_type_says_that_it_is_taken(mesh: Operated) -> None:
@@ -194,7 +194,7 @@ def test_a_pool_without_its_code_says_which_config_map_is_missing(mesh: Operated
     mesh.apply(pool())
     mesh.until("it says so", lambda: mesh.condition("Ready")[1] == "SpecWrong")
     assert mesh.condition("Ready")[2].startswith("spec.code.configMap: there is no ConfigMap 'code'")
-    assert any(line.startswith("Warning SpecWrong") for line in mesh.events())
+    mesh.until("an event says so", lambda: any(line.startswith("Warning SpecWrong") for line in mesh.events()))
     assert mesh.owned("statefulsets") is None
 
     mesh.apply(code())
@@ -350,7 +350,7 @@ def test_a_pool_whose_journal_was_deleted_says_so_and_is_not_made_anew(mesh: Ope
     mesh.until("it is degraded", lambda: mesh.condition("Degraded")[:2] == ("True", "JournalLost"))
     assert mesh.condition("Ready")[:2] == ("False", "JournalLost")
     assert "journal 2" not in asyncio.run(streams(mesh))
-    assert any(line.startswith("Warning JournalLost") for line in mesh.events())
+    mesh.until("an event says so", lambda: any(line.startswith("Warning JournalLost") for line in mesh.events()))
 
 
 def test_a_pool_whose_streams_do_not_fit_says_so(mesh: Operated) -> None:
