@@ -376,7 +376,7 @@ MUTANTS: tuple[Mutant, ...] = (
     Mutant(
         "an agent that ends takes parked messages with it",
         "section 4",
-        lambda: edited(DueIndex._enter, ("if due.kind in _LATER:", "if due.kind is not DueKind.REPLY:")),
+        lambda: edited(DueIndex._enter, ("elif due.kind in _LATER and", "elif due.kind is not DueKind.REPLY and")),
     ),
     # -- queries
     Mutant(
