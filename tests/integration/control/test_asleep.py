@@ -85,14 +85,13 @@ async def make_room(mesh: World) -> None:
 
 
 async def handled(mesh: World, *passes: Pass) -> None:
-    """Have one courier handle messages while a pod is there, and wait until its mailbox is empty again."""
+    """Have one courier handle messages while a pod is there, each on its own: two of one commit would share a frame."""
     await mesh.until(COURIERS, is_whole(2), MAY_SLEEP)
-    async with starling.connect(mesh.url, mesh=mesh.mesh.mesh) as client:
+    async with starling.connect(mesh.url, mesh=mesh.mesh.mesh) as client, asyncio.timeout(BOUND):
         for one in passes:
             await client.send(AgentId("courier", "c"), one)
-    async with asyncio.timeout(BOUND):
-        while await mesh.mesh.waiting("tickers", SHARDS):
-            await asyncio.sleep(0.1)
+            while await mesh.mesh.waiting("tickers", SHARDS):
+                await asyncio.sleep(0.1)
 
 
 async def falls_asleep(mesh: World) -> None:
