@@ -24,7 +24,6 @@ from starling.ports.store import Store
 log = logging.getLogger(__name__)
 
 _PAUSE: Final = 0.002
-"""NATS refuses messages over 1 MiB."""
 
 
 async def amend(
